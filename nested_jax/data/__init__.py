@@ -1,0 +1,1 @@
+"""Data: text as bytes, in seeded resumable batches."""

@@ -1,0 +1,1 @@
+"""Numerical kernels: references first, accelerated backends beside them."""

@@ -1,0 +1,1 @@
+"""Memories: network × objective × rule over a sequence."""

@@ -1,0 +1,1 @@
+"""Flax (Linen) modules: thin shells that declare parameters and call the pure functions below."""

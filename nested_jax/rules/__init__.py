@@ -1,0 +1,1 @@
+"""Update rules: what is done with a gradient, as optax transformations."""

@@ -1,0 +1,1 @@
+"""How a rule runs over time: structure, response, dual form, engine."""

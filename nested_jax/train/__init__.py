@@ -1,0 +1,1 @@
+"""The training program: experiment configs, the loop, checkpoints, metrics and pictures."""

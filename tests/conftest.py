@@ -1,0 +1,21 @@
+"""Strict settings for every test: eight CPU devices, full matmul precision, no silent rank promotion, a compile cache."""
+
+import pathlib
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
