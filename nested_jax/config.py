@@ -1,0 +1,373 @@
+"""Typed configs: load a dataclass from an experiment file, override its fields from strings, validate and describe it.
+
+An experiment file is plain Python with a function `get_config(arg: str = "")` that returns a dataclass (frozen or not)
+whose fields may be numbers, strings, tuples, rules, callables and further dataclasses.
+"""
+
+import dataclasses
+import difflib
+import enum
+import functools
+import hashlib
+import importlib.util
+import math
+import os
+import pathlib
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Union
+
+import jax
+import numpy as np
+import optax
+
+_ABSENT = "(absent)"
+
+
+def load(spec: str, overrides: Mapping[str, str] | None = None) -> Any:
+    """Run an experiment file and return its validated config.
+
+    Args:
+      spec: `path/to/file.py` or `path/to/file.py:arg`; `arg` is handed to the file's `get_config`.
+      overrides: Dotted field paths and their new values as strings; see `override`.
+
+    Returns:
+      The dataclass that `get_config(arg)` returned, with the overrides applied.
+
+    Raises:
+      ValueError: If the file is missing or has no `get_config`, if it returns no dataclass, if an override does not
+        fit, or if the config's own validation refuses it.
+    """
+    head, extension, arg = spec.partition(".py:") if ".py:" in spec else (spec, "", "")
+    path = pathlib.Path(head + (".py" if extension else "")).expanduser()
+    if path.suffix != ".py":
+        raise ValueError(f"config: expected path/to/file.py or path/to/file.py:variant, got {spec!r}")
+    if not path.is_file():
+        raise ValueError(f"config: no such file: {path} (looked in {pathlib.Path.cwd()})")
+    module = _execute(path)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ValueError(f"config: {path} defines no function get_config(arg)")
+    config = get_config(arg)
+    if not _is_dataclass(config):
+        raise ValueError(f"config: get_config of {path} must return a dataclass, got {type(config).__name__}")
+    config = override(config, overrides or {})
+    validate(config)
+    return config
+
+
+def override(config: Any, values: Mapping[str, str]) -> Any:
+    """Return a copy of a config with some fields replaced, each converted to the type its annotation names.
+
+    Understood types: `int`, `float`, `bool` (true/false), `str`, paths, enums (by name), `Literal`, `tuple[...]` and
+    `list[...]` of those (comma separated, parentheses or brackets optional), and unions, where `none` stands for None.
+    A path may go through tuples, lists (by index) and dicts (by key) that are already there: `model.levels.0.period`.
+
+    Args:
+      config: A dataclass instance, frozen or not; nested ones likewise. It is left as it is.
+      values: Dotted field path to new value, as written on a command line.
+
+    Returns:
+      A new object of the same type; every dataclass on the way is rebuilt once, after all its fields are known.
+
+    Raises:
+      ValueError: If a field does not exist (the nearest name is suggested) or a value does not fit its type.
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Model:
+      ...     dim: int = 128
+      >>> override(Model(), {"dim": "64"})
+      Model(dim=64)
+    """
+    tree: dict[str, Any] = {}
+    for path, text in values.items():
+        node = tree
+        *parents, last = path.split(".")
+        for name in parents:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{path}: a field above it is overridden too")
+        if last in node:
+            raise ValueError(f"{path}: a field below it is overridden too")
+        node[last] = text
+    return _override(config, tree, "", config)
+
+
+def validate(config: Any) -> None:
+    """Call `validate()` of every dataclass inside a config that has one, the innermost first.
+
+    Raises:
+      ValueError: What a `validate` raised, with the dotted path of its dataclass in front.
+    """
+    for path, node in _walk(config, ""):
+        check = getattr(node, "validate", None)
+        if check is None:
+            continue
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}" if path else str(error)) from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Describe a config as a nested dict that survives JSON unchanged.
+
+    Dataclasses and named tuples become `{"__type__": class name, field: value}`, tuples become lists, functions their
+    module and qualified name together with the values they close over, optax transformations what
+    `nested_jax.rules.describe_rule` says of them, large arrays a hash. No memory address enters, so the same
+    file gives the same description in every process. Two lambdas of one scope that close over the same
+    values cannot be told apart.
+    """
+    return _describe(config, ())
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """List where two descriptions made by `to_dict` differ, one readable line per value.
+
+    Example:
+      >>> differences({"model": {"dim": 64}}, {"model": {"dim": 128}})
+      ['model.dim: 64 != 128']
+    """
+    return list(_differences(a, b, ""))
+
+
+def _execute(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # postponed annotations of the file's dataclasses are resolved through it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_dataclass(x: Any) -> bool:
+    return dataclasses.is_dataclass(x) and not isinstance(x, type)
+
+
+def _join(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _children(node: Any) -> list[tuple[str, Any]]:
+    if _is_dataclass(node):
+        return [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
+    if isinstance(node, Mapping):
+        return [(str(key), value) for key, value in node.items()]
+    if isinstance(node, tuple | list) and not isinstance(node, optax.GradientTransformation):
+        return [(str(i), value) for i, value in enumerate(node)]
+    return []
+
+
+def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, value in _children(node):
+        yield from _walk(value, _join(path, name))
+    if _is_dataclass(node):
+        yield path, node
+
+
+def _override(node: Any, tree: Mapping[str, Any], path: str, root: Any) -> Any:
+    if not tree:
+        return node
+    current = dict(_children(node))
+    hints = _hints(node)
+    changed = {}
+    for name, value in tree.items():
+        here = _join(path, name)
+        if name not in current:
+            raise ValueError(_unknown(node, name, path, root))
+        if isinstance(value, dict):
+            changed[name] = _override(current[name], value, here, root)
+        else:
+            changed[name] = _convert(value, hints.get(name, type(current[name])), here)
+    if _is_dataclass(node):
+        fixed = [f.name for f in dataclasses.fields(node) if f.name in changed and not f.init]
+        if fixed:
+            raise ValueError(f"{_join(path, fixed[0])}: is computed from other fields and cannot be set")
+        return dataclasses.replace(node, **changed)
+    if isinstance(node, Mapping):
+        return {key: changed.get(str(key), value) for key, value in node.items()}
+    items = [changed.get(str(i), value) for i, value in enumerate(node)]
+    return type(node)(*items) if hasattr(node, "_fields") else type(node)(items)
+
+
+def _hints(node: Any) -> dict[str, Any]:
+    return typing.get_type_hints(type(node), include_extras=True) if _is_dataclass(node) else {}
+
+
+def _unknown(node: Any, name: str, path: str, root: Any) -> str:
+    here = _join(path, name)
+    names = [child for child, _ in _children(node)]
+    if not names:
+        return f"unknown field {here!r}: {path!r} is {_summary(node)} and has no fields; set it in the config file"
+    near = [_join(path, match) for match in difflib.get_close_matches(name, names, n=1)]
+    elsewhere = [p for p in _paths(root, "") if p.rpartition(".")[2] == name]
+    hint = f"; did you mean {(near or elsewhere)[0]!r}?" if near or elsewhere else ""
+    of = f"{path!r} ({type(node).__name__})" if path else type(node).__name__
+    return (
+        f"unknown field {here!r}{hint} The fields of {of} are: {', '.join(names)}"
+        if hint
+        else (f"unknown field {here!r}; the fields of {of} are: {', '.join(names)}")
+    )
+
+
+def _paths(node: Any, path: str) -> Iterator[str]:
+    for name, value in _children(node):
+        yield _join(path, name)
+        yield from _paths(value, _join(path, name))
+
+
+def _summary(node: Any) -> str:
+    return repr(node) if node is None or isinstance(node, int | float | str) else f"a {type(node).__name__}"
+
+
+def _convert(text: str, hint: Any, path: str) -> Any:
+    """The value of type `hint` that `text` spells; `TypeError` inside means no string can spell it."""
+    try:
+        return _parse(text, hint)
+    except TypeError:
+        raise ValueError(f"{path}: a {_type_name(hint)} cannot be given as text; set it in the config file") from None
+    except ValueError:
+        raise ValueError(f"{path}: expected {_type_name(hint)}, got {text!r}") from None
+
+
+def _parse(text: str, hint: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _parse(text, args[0])
+    if origin in (Union, types.UnionType):
+        return _parse_union(text, args)
+    if origin is Literal:
+        return _pick(text, {str(value): value for value in args})
+    if hint in (tuple, list) or origin in (tuple, list):
+        return _parse_sequence(text, origin or hint, args)
+    if hint in (None, types.NoneType):
+        return _pick(text.lower(), {"none": None})
+    if hint is bool:
+        return _pick(text.lower(), {"true": True, "false": False})
+    if hint in (int, float, str):
+        return hint(text)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _pick(text, dict(hint.__members__))
+    if isinstance(hint, type) and issubclass(hint, os.PathLike):
+        return pathlib.Path(text)
+    raise TypeError
+
+
+def _pick(text: str, table: Mapping[str, Any]) -> Any:
+    if text not in table:
+        raise ValueError
+    return table[text]
+
+
+def _parse_union(text: str, members: tuple[Any, ...]) -> Any:
+    """The first member that fits, `str` last because everything fits it."""
+    spelled = False
+    for member in sorted(members, key=lambda m: (m is str, m is not types.NoneType)):
+        try:
+            return _parse(text, member)
+        except ValueError:
+            spelled = spelled or member is not types.NoneType
+        except TypeError:
+            continue
+    raise ValueError if spelled else TypeError
+
+
+def _parse_sequence(text: str, kind: type, args: tuple[Any, ...]) -> Any:
+    text = text.strip()
+    if text[:1] + text[-1:] in ("()", "[]"):
+        text = text[1:-1]
+    items = _split(text)
+    if not args or kind is list or args[-1] is Ellipsis:
+        return kind(_parse(item, args[0] if args else str) for item in items)
+    if len(items) != len(args):
+        raise ValueError
+    return tuple(_parse(item, arg) for item, arg in zip(items, args, strict=True))
+
+
+def _split(text: str) -> list[str]:
+    """The parts of `text` between commas that are not inside parentheses or brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    parts = [part.strip() for part in parts]
+    return parts if parts[-1] else parts[:-1]
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _describe(x: Any, above: tuple[int, ...]) -> Any:
+    if x is None or isinstance(x, bool | str) or type(x) is int:
+        return x
+    if type(x) is float:
+        return x if math.isfinite(x) else str(x)
+    if id(x) in above:
+        return "(itself)"
+    above = (*above, id(x))
+    if isinstance(x, optax.GradientTransformation):
+        from nested_jax.rules import describe_rule
+
+        return describe_rule(x)
+    if isinstance(x, enum.Enum):
+        return f"{type(x).__qualname__}.{x.name}"
+    if isinstance(x, os.PathLike):
+        return os.fspath(x)
+    if isinstance(x, np.ndarray | np.generic | jax.Array):
+        return _describe_array(np.asarray(x))
+    if isinstance(x, np.dtype):
+        return str(x)
+    if _is_dataclass(x) or hasattr(x, "_fields"):
+        fields = dict(_children(x)) if _is_dataclass(x) else x._asdict()
+        return {"__type__": type(x).__qualname__, **{name: _describe(value, above) for name, value in fields.items()}}
+    if isinstance(x, Mapping):
+        return {str(key): _describe(value, above) for key, value in x.items()}
+    if isinstance(x, tuple | list):
+        return [_describe(value, above) for value in x]
+    if isinstance(x, set | frozenset):
+        return sorted((_describe(value, above) for value in x), key=str)
+    if callable(x):
+        return _describe_callable(x, above)
+    return {"__type__": type(x).__qualname__, **{k: _describe(v, above) for k, v in getattr(x, "__dict__", {}).items()}}
+
+
+def _describe_array(x: np.ndarray) -> Any:
+    if x.size <= 64:
+        return _describe(x.tolist(), ())
+    digest = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+    return {"__type__": "array", "shape": list(x.shape), "dtype": str(x.dtype), "sha256": digest}
+
+
+def _describe_callable(x: Callable, above: tuple[int, ...]) -> Any:
+    if isinstance(x, functools.partial):
+        bound = {str(i): value for i, value in enumerate(x.args)} | x.keywords
+        return {"__partial__": _describe(x.func, above), **{k: _describe(v, above) for k, v in bound.items()}}
+    if not hasattr(x, "__qualname__"):
+        return {"__type__": type(x).__qualname__, **{k: _describe(v, above) for k, v in vars(x).items()}}
+    name = f"{getattr(x, '__module__', None) or 'builtins'}.{x.__qualname__}"
+    cells = getattr(x, "__closure__", None) or ()
+    names = x.__code__.co_freevars if cells else ()
+    closed = {k: _describe(cell.cell_contents, above) for k, cell in zip(names, cells, strict=True)}
+    owner = getattr(x, "__self__", None)
+    if owner is not None and not isinstance(owner, types.ModuleType | type):
+        closed["self"] = _describe(owner, above)
+    return {"__callable__": name, **closed} if closed else name
+
+
+def _differences(a: Any, b: Any, path: str) -> Iterator[str]:
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in [*a, *(key for key in b if key not in a)]:
+            yield from _differences(a.get(key, _ABSENT), b.get(key, _ABSENT), _join(path, key))
+    elif type(a) is not type(b) or a != b:
+        yield f"{path}: {a!r} != {b!r}".replace(repr(_ABSENT), _ABSENT)

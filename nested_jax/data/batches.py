@@ -1,0 +1,213 @@
+"""Seeded, shuffled, resumable batches of windows of a byte array, through Grain or through plain NumPy.
+
+Both backends ask one function, `window_starts`, which windows a batch holds: they give the same bits, and the whole
+position of a run in its data is one number, the next batch.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from nested_jax.data.text import TextConfig
+
+Batch = dict[str, np.ndarray]
+
+
+class BatchIterator:
+    """An endless iterator over batches that knows where it stands.
+
+    Attributes:
+      windows: Windows in one epoch.
+      backend: `"grain"` or `"numpy"`: who serves the batches.
+    """
+
+    def __init__(self, open_at: Callable[[int], Iterator[Batch]], identity: dict[str, Any], backend: str):
+        self.windows: int = identity["windows"]
+        self.backend = backend
+        self._open_at = open_at
+        self._identity = identity
+        self._next_batch = 0
+        self._iterator: Iterator[Batch] | None = None
+
+    def __iter__(self) -> "BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._open_at(self._next_batch)
+        batch = next(self._iterator)
+        self._next_batch += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position as a small JSON-able dict, the same for both backends and for every process."""
+        return {"next_batch": self._next_batch, **self._identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position given by `get_state`; the batches from there on are those of an uninterrupted run.
+
+        Raises:
+          ValueError: If the state was taken over other data, another seed or other shapes.
+        """
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"data state: its {name} is {state.get(name)!r}, this iterator's is {value!r}: "
+                    "it was saved over other data or another data config"
+                )
+        self._next_batch = int(state["next_batch"])
+        self._iterator = None
+
+
+def batches(
+    tokens: np.ndarray,
+    config: TextConfig,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    backend: Literal["auto", "grain", "numpy"] = "auto",
+) -> BatchIterator:
+    """Iterate for ever over shuffled windows of a byte array.
+
+    An epoch visits the windows of one grid of stride `sequence_length`, which begins at a seeded random offset, in a
+    seeded random order; both are fresh in every epoch. A batch may take the last windows of one epoch and the first of
+    the next.
+
+    Args:
+      tokens: uint8 [N], at least `sequence_length + 1` of them.
+      config: Gives `sequence_length`, `batch_size` (rows over all processes) and `seed`.
+      process_index: This process, in `range(process_count)`. It gets its contiguous share of the rows of each batch, so
+        that the rows of all processes, in order, are the batch of a single process.
+      process_count: Number of processes; divides `batch_size`.
+      backend: `"grain"`, `"numpy"`, or `"auto"`: Grain where it is installed. The batches are the same.
+
+    Returns:
+      An iterator over `{"tokens": int32 [batch_size / process_count, sequence_length + 1]}`; inputs are
+      `tokens[:, :-1]`, targets `tokens[:, 1:]`.
+
+    Raises:
+      ValueError: If there are too few tokens or the rows cannot be shared out.
+
+    Example:
+      >>> text = np.arange(64, dtype=np.uint8)
+      >>> stream = batches(text, TextConfig(sequence_length=8, batch_size=2), backend="numpy")
+      >>> next(stream)["tokens"].shape
+      (2, 9)
+    """
+    config.validate()
+    length, rows = config.sequence_length, config.batch_size
+    if tokens.ndim != 1 or tokens.dtype != np.uint8 or len(tokens) < length + 1:
+        raise ValueError(
+            f"tokens: expected uint8 [N] with N >= sequence_length + 1 = {length + 1}, "
+            f"got {tokens.dtype} {list(tokens.shape)}"
+        )
+    if not 0 <= process_index < process_count or rows % process_count:
+        raise ValueError(
+            f"batch_size: expected a multiple of process_count and process_index in range(process_count), got "
+            f"batch_size={rows}, process_index={process_index}, process_count={process_count}"
+        )
+    if backend not in ("auto", "grain", "numpy"):
+        raise ValueError(f"backend: expected 'auto', 'grain' or 'numpy', got {backend!r}")
+    if backend == "auto":
+        backend = "grain" if importlib.util.find_spec("grain") else "numpy"
+
+    local = rows // process_count
+    starts = functools.partial(window_starts, size=len(tokens), length=length, seed=config.seed)
+
+    def read(batch: int) -> Batch:
+        first = batch * rows + process_index * local
+        begin = starts(np.arange(first, first + local))
+        return {"tokens": tokens[begin[:, None] + np.arange(length + 1)].astype(np.int32)}
+
+    identity = {
+        "seed": config.seed,
+        "sequence_length": length,
+        "batch_size": rows,
+        "windows": _grid(len(tokens), length)[0],
+        "sha256": hashlib.sha256(np.ascontiguousarray(tokens)).hexdigest()[:16],
+    }
+    return BatchIterator({"grain": _with_grain, "numpy": _with_numpy}[backend](read), identity, backend)
+
+
+def window_starts(records: np.ndarray, *, size: int, length: int, seed: int) -> np.ndarray:
+    """First token of each of the given windows, numbered through all epochs.
+
+    Args:
+      records: int [n], 0 or more; record r is number `r % windows` of epoch `r // windows`.
+      size: Tokens in the text.
+      length: Tokens per window, less one.
+      seed: Seed of orders and offsets.
+
+    Returns:
+      int64 [n], each at most `size - length - 1`.
+    """
+    windows, _ = _grid(size, length)
+    epochs, places = np.divmod(records, windows)
+    starts = np.zeros(len(records), np.int64)
+    for epoch in np.unique(epochs):
+        order, offset = _epoch(seed, int(epoch), size, length)
+        here = epochs == epoch
+        starts[here] = order[places[here]] * length + offset
+    return starts
+
+
+def validation_windows(tokens: np.ndarray, sequence_length: int, count: int) -> np.ndarray:
+    """Windows spread evenly over a text, always the same ones.
+
+    Args:
+      tokens: uint8 [N], at least `sequence_length + 1` of them.
+      sequence_length: Tokens per window, less one.
+      count: How many windows; fewer come back if the text has no more that do not share targets.
+
+    Returns:
+      int32 [min(count, (N - 1) // sequence_length), sequence_length + 1].
+
+    Raises:
+      ValueError: If the text is shorter than one window or `count` is below 1.
+    """
+    if count < 1 or len(tokens) < sequence_length + 1:
+        raise ValueError(
+            f"validation_windows: expected count >= 1 and at least sequence_length + 1 = {sequence_length + 1} tokens, "
+            f"got count={count} and {len(tokens)} tokens"
+        )
+    windows = (len(tokens) - 1) // sequence_length
+    chosen = np.arange(min(count, windows), dtype=np.int64) * windows // min(count, windows)
+    return tokens[chosen[:, None] * sequence_length + np.arange(sequence_length + 1)].astype(np.int32)
+
+
+def _grid(size: int, length: int) -> tuple[int, int]:
+    """Windows per epoch, and how many offsets leave room for all of them."""
+    windows = max(1, (size - length) // length)
+    return windows, min(length, size - windows * length)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(seed: int, epoch: int, size: int, length: int) -> tuple[np.ndarray, int]:
+    """Order and offset of one epoch, from raw Philox output, whose stream NumPy keeps from release to release."""
+    windows, offsets = _grid(size, length)
+    raw = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(windows + 1)
+    order = np.argsort(raw[1:], kind="stable")
+    order.flags.writeable = False
+    return order, int(raw[0] % np.uint64(offsets))
+
+
+def _with_numpy(read: Callable[[int], Batch]) -> Callable[[int], Iterator[Batch]]:
+    def open_at(batch: int) -> Iterator[Batch]:
+        return map(read, iter(range(batch, sys.maxsize)))
+
+    return open_at
+
+
+def _with_grain(read: Callable[[int], Batch]) -> Callable[[int], Iterator[Batch]]:
+    import grain
+
+    def open_at(batch: int) -> Iterator[Batch]:
+        numbers = grain.MapDataset.range(batch, sys.maxsize)
+        return iter(numbers.map(read).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+
+    return open_at
