@@ -1,0 +1,159 @@
+"""Gates: the per-token numbers that a rule reads (learning_rate, momentum, decay), their reading and their listing."""
+
+import contextvars
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+_record: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("gates", default=None)
+
+
+def recording() -> bool:
+    """Whether `gates` is tracing the rule just now, on a stand-in for the real weights."""
+    return _record.get() is not None
+
+
+def read_gate(extra: Mapping[str, Any], name: str, constant: jax.typing.ArrayLike | None) -> jax.Array:
+    """The value of a gate at this step: the keyword of `update` if given, else the constructor's constant.
+
+    Args:
+      extra: the keyword arguments that `update` received.
+      name: the gate.
+      constant: what stands in for the gate where `extra` does not hold it (or holds None); None if nothing does.
+
+    Returns:
+      A scalar, or a vector [D] of one number per channel.
+
+    Raises:
+      ValueError: if there is neither a keyword nor a constant, or if the gate has more than one axis.
+
+    Example:
+      >>> print(read_gate({"decay": 0.25}, "decay", 0.5), read_gate({}, "decay", 0.5))
+      0.25 0.5
+    """
+    record = _record.get()
+    if record is not None:
+        record.setdefault(name, _report(constant))
+    value = extra.get(name)
+    if value is None:
+        value = constant
+    if value is None:
+        if record is None:
+            raise ValueError(
+                f"The gate {name!r} has no value. Give a constant when the rule is built ({name}=...), "
+                f"or a value at every step: update(updates, state, params, {name}=...)."
+            )
+        value = 1.0
+    gate = jnp.asarray(value)
+    if gate.ndim > 1:
+        raise ValueError(f"The gate {name!r} must be a scalar or a vector [D], got shape {gate.shape}.")
+    return gate
+
+
+def gates(rule: optax.GradientTransformation, params: optax.Params | None = None) -> dict[str, Any]:
+    """The gates that a rule reads, in the order it reads them.
+
+    The rule's `init` and `update` are traced on shapes only, so this sees through any composition: `chain`,
+    `optax.chain`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`, ...
+
+    Args:
+      rule: any optax transformation.
+      params: a tree of weights (or of `jax.ShapeDtypeStruct`) that the rule accepts. Default: a matrix `w` [2, 3] and a
+        vector `b` [3]. Needed where a rule looks at the names or shapes of the weights.
+
+    Returns:
+      For each gate the constant that stands in for it, or None if the gate has to be given at every step. A constant
+      that the rule carries in its state (`optax.inject_hyperparams`) is reported as a `jax.ShapeDtypeStruct`. If two
+      links read one gate with different constants, the first one's constant is reported. A stock optax rule has no
+      gates: `{}`.
+
+    Example:
+      >>> from nested_jax import rules
+      >>> gates(rules.titans(momentum=0.9))
+      {'learning_rate': None, 'momentum': 0.9, 'decay': None}
+      >>> gates(optax.adam(1e-3))
+      {}
+    """
+    if params is None:
+        params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32), "b": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    init, update = optax.with_extra_args_support(rule)
+
+    def step(params: optax.Params) -> optax.Updates:
+        return update(params, init(params), params)[0]
+
+    record: dict[str, Any] = {}
+    token = _record.set(record)
+    try:
+        # Without jit no trace made here, with stand-ins for missing gates, can enter or come from jit's cache.
+        with jax.disable_jit():
+            jax.eval_shape(step, params)
+    finally:
+        _record.reset(token)
+    return record
+
+
+def scale(gate: jax.typing.ArrayLike, tree: optax.Updates) -> optax.Updates:
+    """Multiplies every array of a tree by a gate.
+
+    Args:
+      gate: a scalar, or a vector [D] that multiplies the last axis, of size D, of every array.
+      tree: a tree of arrays; None leaves stay None.
+
+    Returns:
+      The products, each in the dtype of its array. Arrays narrower than float32 are multiplied in float32.
+
+    Raises:
+      ValueError: if a vector gate does not fit the last axis of an array.
+
+    Example:
+      >>> print(scale(jnp.array([1.0, 0.0]), {"w": jnp.ones([2, 2])})["w"])
+      [[1. 0.]
+       [1. 0.]]
+    """
+    return jax.tree.map(lambda leaf: (fit(gate, leaf) * widen(leaf)).astype(jnp.result_type(leaf)), tree)
+
+
+def widen(leaf: jax.typing.ArrayLike) -> jax.Array:
+    """The array in at least float32, the precision in which rules compute."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def fit(gate: jax.typing.ArrayLike, leaf: jax.typing.ArrayLike) -> jax.Array:
+    """The gate in the dtype of `widen(leaf)`, shaped to multiply it."""
+    shape = jnp.shape(leaf)
+    gate = jnp.asarray(gate)
+    gate = gate.astype(jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+    if gate.ndim == 0:
+        return gate
+    if gate.ndim > 1 or not shape or shape[-1] != gate.shape[0]:
+        raise ValueError(
+            "A gate must be a scalar, or a vector [D] for arrays whose last axis has size D; "
+            f"got a gate of shape {gate.shape} for an array of shape {shape}."
+        )
+    return gate.reshape((1,) * (len(shape) - 1) + gate.shape)
+
+
+def check_constant(name: str, value: Any, low: float = 0.0, high: float = float("inf")) -> None:
+    """Raises ValueError unless a gate's constant is None, an array, or a number in [low, high]."""
+    if value is None or isinstance(value, jax.Array | np.ndarray):
+        return
+    if not isinstance(value, Real):
+        raise ValueError(
+            f"{name} must be a number, an array or None, got {value!r}. "
+            "A schedule goes through optax.inject_hyperparams, or is called outside and given at every step."
+        )
+    if not low <= value <= high:
+        expected = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be {expected}, got {value!r}.")
+
+
+def _report(constant: Any) -> Any:
+    if isinstance(constant, jax.core.Tracer):
+        return jax.ShapeDtypeStruct(constant.shape, constant.dtype)
+    return constant

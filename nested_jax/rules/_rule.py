@@ -1,0 +1,153 @@
+"""The type of a rule: an optax transformation that can say what it is made of."""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+class Rule(optax.GradientTransformationExtraArgs):
+    """An optax transformation, the pair (init, update), with a readable description and its links.
+
+    It is what every function of `nested_jax.rules` returns, and may be used wherever optax expects a transformation.
+
+    Attributes:
+      init: params -> state.
+      update: (updates, state, params=None, **gates) -> (updates, state).
+      description: how the rule was built, e.g. `momentum(momentum=0.9)`; also its `repr`.
+
+    Example:
+      >>> from nested_jax import rules
+      >>> rules.momentum(0.9, nesterov=True)
+      momentum(momentum=0.9, nesterov=True)
+    """
+
+    description: str
+    _links: tuple[optax.GradientTransformation, ...]
+
+    def __new__(
+        cls,
+        init: optax.TransformInitFn,
+        update: optax.TransformUpdateExtraArgsFn,
+        description: str = "",
+        links: tuple[optax.GradientTransformation, ...] = (),
+    ) -> "Rule":
+        rule = super().__new__(cls, init, update)
+        rule.description = description or _describe_pair(init, update, ())
+        rule._links = links
+        return rule
+
+    @property
+    def links(self) -> tuple[optax.GradientTransformation, ...]:
+        """The rules of a chain in order, aligned with its state; a rule that is not a chain is its only link."""
+        return self._links or (self,)
+
+    def __repr__(self) -> str:
+        return self.description
+
+
+def describe_rule(rule: optax.GradientTransformation) -> str:
+    """A stable, readable text for any optax transformation: what it is and the constants it holds.
+
+    The text depends on neither the process nor the machine, so it may enter the fingerprint of a configuration. Rules of
+    `nested_jax` give their constructor. For others the name of the function that made them is given, with the numbers,
+    strings, arrays (long ones as a hash) and functions that their `init` and `update` close over.
+
+    Args:
+      rule: any optax transformation.
+
+    Returns:
+      The text, on one line.
+
+    Example:
+      >>> from nested_jax import rules
+      >>> describe_rule(optax.chain(optax.clip(1.0), optax.scale(-0.1)))
+      'optax.chain(optax.clip(max_delta=1.0), optax.scale(step_size=-0.1))'
+      >>> describe_rule(rules.titans(decay=0.1))
+      'chain(scale_by_learning_rate(), momentum(), retention(decay=0.1))'
+    """
+    return _describe(rule, ())
+
+
+def call_text(name: str, defaults: Mapping[str, Any], **arguments: Any) -> str:
+    """The text of a call, leaving out arguments that have their default (`None` where `defaults` names none)."""
+    given = []
+    for key, value in arguments.items():
+        default = defaults.get(key)
+        if value is default or (type(value) is type(default) and not hasattr(value, "shape") and value == default):
+            continue
+        given.append(f"{key}={_describe(value, ())}")
+    return f"{name}({', '.join(given)})"
+
+
+def _describe(value: Any, seen: tuple[int, ...]) -> str:
+    if isinstance(value, Rule):
+        return value.description
+    if id(value) in seen:
+        return "..."
+    seen = (*seen, id(value))
+    if isinstance(value, optax.GradientTransformation):
+        return _describe_pair(value.init, value.update, seen)
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+    if isinstance(value, jax.core.Tracer):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return _describe_array(value)
+    if isinstance(value, np.dtype):
+        return value.name
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_describe(item, seen)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(_describe(item, seen) for item in value) + ")"
+    if isinstance(value, functools.partial):
+        parts = [_describe(value.func, seen), *(_describe(item, seen) for item in value.args)]
+        parts += [f"{key}={_describe(item, seen)}" for key, item in sorted(value.keywords.items())]
+        return f"partial({', '.join(parts)})"
+    if inspect.isfunction(value):
+        return _describe_functions(value, seen=seen)
+    if inspect.ismethod(value):
+        return f"{_describe(value.__self__, seen)}.{value.__name__}"
+    return _name(value if hasattr(value, "__qualname__") else type(value))
+
+
+def _describe_pair(init: Any, update: Any, seen: tuple[int, ...]) -> str:
+    if inspect.isfunction(init) and inspect.isfunction(update):
+        return _describe_functions(update, init, seen=seen)
+    return _describe(update, seen)
+
+
+def _describe_functions(*functions: Any, seen: tuple[int, ...]) -> str:
+    """The constructor of the functions, and what they close over."""
+    name = _name(functions[0])
+    held = dict(inspect.getclosurevars(functions[0]).nonlocals)
+    if name == "optax.with_extra_args_support":
+        return _describe(held["tx"], seen)
+    for function in functions[1:]:
+        held = dict(inspect.getclosurevars(function).nonlocals) | held
+    if set(held) == {"init_fns", "update_fns"}:
+        pairs = zip(held["init_fns"], held["update_fns"], strict=True)
+        return f"{name}({', '.join(_describe_pair(*pair, seen) for pair in pairs)})"
+    arguments = [f"{key}={_describe(held[key], seen)}" for key in sorted(held)]
+    if not arguments and "<lambda>" not in name and functions[0].__qualname__ == functions[0].__name__:
+        return name
+    return f"{name}({', '.join(arguments)})"
+
+
+def _describe_array(value: Any) -> str:
+    array = np.asarray(value)
+    if array.size <= 16:
+        return f"{array.dtype}({array.tolist()})"
+    return f"{array.dtype}{list(array.shape)}#{hashlib.sha256(array.tobytes()).hexdigest()[:12]}"
+
+
+def _name(value: Any) -> str:
+    """Package and name of whatever made a function or class: optax.transforms._x.trace.<locals>.f -> optax.trace."""
+    package = (value.__module__ or "").split(".")[0]
+    name = value.__qualname__.split(".<locals>")[0]
+    return name if package in ("", "builtins", "nested_jax", "__main__") else f"{package}.{name}"
