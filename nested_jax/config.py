@@ -10,6 +10,7 @@ import enum
 import functools
 import hashlib
 import importlib.util
+import inspect
 import math
 import os
 import pathlib
@@ -174,7 +175,6 @@ def _override(node: Any, tree: Mapping[str, Any], path: str, root: Any) -> Any:
     if not tree:
         return node
     current = dict(_children(node))
-    hints = _hints(node)
     changed = {}
     for name, value in tree.items():
         here = _join(path, name)
@@ -183,7 +183,7 @@ def _override(node: Any, tree: Mapping[str, Any], path: str, root: Any) -> Any:
         if isinstance(value, dict):
             changed[name] = _override(current[name], value, here, root)
         else:
-            changed[name] = _convert(value, hints.get(name, type(current[name])), here)
+            changed[name] = _convert(value, _hint(node, name, current[name]), here)
     if _is_dataclass(node):
         fixed = [f.name for f in dataclasses.fields(node) if f.name in changed and not f.init]
         if fixed:
@@ -195,8 +195,9 @@ def _override(node: Any, tree: Mapping[str, Any], path: str, root: Any) -> Any:
     return type(node)(*items) if hasattr(node, "_fields") else type(node)(items)
 
 
-def _hints(node: Any) -> dict[str, Any]:
-    return typing.get_type_hints(type(node), include_extras=True) if _is_dataclass(node) else {}
+def _hint(node: Any, name: str, value: Any) -> Any:
+    """The annotated type of a dataclass field; the type of the present value for an item of a tuple, list or dict."""
+    return typing.get_type_hints(type(node), include_extras=True)[name] if _is_dataclass(node) else type(value)
 
 
 def _unknown(node: Any, name: str, path: str, root: Any) -> str:
@@ -205,14 +206,10 @@ def _unknown(node: Any, name: str, path: str, root: Any) -> str:
     if not names:
         return f"unknown field {here!r}: {path!r} is {_summary(node)} and has no fields; set it in the config file"
     near = [_join(path, match) for match in difflib.get_close_matches(name, names, n=1)]
-    elsewhere = [p for p in _paths(root, "") if p.rpartition(".")[2] == name]
-    hint = f"; did you mean {(near or elsewhere)[0]!r}?" if near or elsewhere else ""
-    of = f"{path!r} ({type(node).__name__})" if path else type(node).__name__
-    return (
-        f"unknown field {here!r}{hint} The fields of {of} are: {', '.join(names)}"
-        if hint
-        else (f"unknown field {here!r}; the fields of {of} are: {', '.join(names)}")
-    )
+    elsewhere = [known for known in _paths(root, "") if known.rpartition(".")[2] == name]
+    hint = f" (did you mean {(near + elsewhere)[0]!r}?)" if near or elsewhere else ""
+    owner = f"{path!r} ({type(node).__name__})" if path else type(node).__name__
+    return f"unknown field {here!r}{hint}; the fields of {owner} are: {', '.join(names)}"
 
 
 def _paths(node: Any, path: str) -> Iterator[str]:
@@ -337,7 +334,12 @@ def _describe(x: Any, above: tuple[int, ...]) -> Any:
         return sorted((_describe(value, above) for value in x), key=str)
     if callable(x):
         return _describe_callable(x, above)
-    return {"__type__": type(x).__qualname__, **{k: _describe(v, above) for k, v in getattr(x, "__dict__", {}).items()}}
+    return _describe_object(x, above)
+
+
+def _describe_object(x: Any, above: tuple[int, ...]) -> dict[str, Any]:
+    fields = getattr(x, "__dict__", {})
+    return {"__type__": type(x).__qualname__, **{name: _describe(value, above) for name, value in fields.items()}}
 
 
 def _describe_array(x: np.ndarray) -> Any:
@@ -351,8 +353,10 @@ def _describe_callable(x: Callable, above: tuple[int, ...]) -> Any:
     if isinstance(x, functools.partial):
         bound = {str(i): value for i, value in enumerate(x.args)} | x.keywords
         return {"__partial__": _describe(x.func, above), **{k: _describe(v, above) for k, v in bound.items()}}
+    if not isinstance(x, types.FunctionType):
+        x = inspect.unwrap(x)  # what `jax.jit` and `jax.custom_jvp` objects stand for
     if not hasattr(x, "__qualname__"):
-        return {"__type__": type(x).__qualname__, **{k: _describe(v, above) for k, v in vars(x).items()}}
+        return _describe_object(x, above)
     name = f"{getattr(x, '__module__', None) or 'builtins'}.{x.__qualname__}"
     cells = getattr(x, "__closure__", None) or ()
     names = x.__code__.co_freevars if cells else ()

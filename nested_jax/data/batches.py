@@ -60,7 +60,10 @@ class BatchIterator:
                     f"data state: its {name} is {state.get(name)!r}, this iterator's is {value!r}: "
                     "it was saved over other data or another data config"
                 )
-        self._next_batch = int(state["next_batch"])
+        position = state.get("next_batch")
+        if not isinstance(position, int) or position < 0:
+            raise ValueError(f"data state: expected next_batch to be an integer of 0 or more, got {position!r}")
+        self._next_batch = position
         self._iterator = None
 
 
