@@ -111,7 +111,8 @@ def orthogonalize(
 
     Args:
       x: matrices [..., m, n] of a floating dtype.
-      coefficients: `"cubic"`, `"muon"`, `"polar_express"`, or a sequence of triples (a, b, c), the last of which repeats.
+      coefficients: `"cubic"`, `"muon"`, `"polar_express"`, or a sequence of triples (a, b, c), the last of which
+        repeats.
       steps: number of iterations, at least 1.
       eps: added to the Frobenius norm; inputs of that size or smaller are not brought to norm 1.
 

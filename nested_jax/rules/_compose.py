@@ -1,4 +1,4 @@
-"""How rules are put together: one after the other, side by side, and at a slower clock."""
+"""How rules are put together: one after the other, side by side, and on a slower clock (Nested Learning 71, 75)."""
 
 import operator
 from typing import Any, NamedTuple
@@ -9,24 +9,70 @@ import optax
 from jax import lax
 
 from nested_jax.rules._gates import widen
+from nested_jax.rules._parts import is_none
 from nested_jax.rules._rule import Rule, describe_rule
 
 
-def _check_rules(function: str, rules: tuple[Any, ...]) -> None:
-    if not rules:
-        raise ValueError(f"{function} takes at least one rule, got none.")
-    for position, rule in enumerate(rules):
-        if not isinstance(rule, optax.GradientTransformation):
-            raise ValueError(f"{function} takes optax transformations, got {rule!r} at position {position}.")
-
-
 def chain(*rules: optax.GradientTransformation) -> Rule:
+    """Applies rules one after the other, and remembers them as `.links`.
+
+    Args:
+      *rules: at least one optax transformation. A chain among them stays one link.
+
+    Returns:
+      A rule whose state is the tuple of its links' states, exactly as that of `optax.chain`. Every link is given all
+      gates and reads its own.
+
+    Raises:
+      ValueError: without rules, or for an argument that is not an optax transformation.
+
+    Example:
+      >>> from nested_jax import rules
+      >>> rule = chain(rules.momentum(0.9), rules.scale_by_learning_rate(0.1))
+      >>> rule
+      chain(momentum(momentum=0.9), scale_by_learning_rate(learning_rate=0.1))
+      >>> len(rule.links)
+      2
+
+    .. note::
+      It computes what `optax.chain` computes. That one forgets its links, so that it can only be analysed as a whole.
+    """
     _check_rules("chain", rules)
     stock = optax.chain(*rules)
     return Rule(stock.init, stock.update, f"chain({', '.join(map(describe_rule, rules))})", links=rules)
 
 
 def add(*rules: optax.GradientTransformation) -> Rule:
+    r"""Gives the same updates to several rules and adds up what they make of them.
+
+    .. math::
+      u_t = \sum_i r_i(g_t)
+
+    Args:
+      *rules: at least one optax transformation.
+
+    Returns:
+      A rule whose state is the tuple of the terms' states. Every term is given all gates and reads its own; rename one
+      of two equal gates (`momentum(gate="slow_momentum")`) to give them different values.
+
+    Raises:
+      ValueError: without rules, or for an argument that is not an optax transformation.
+
+    Example:
+      A quick and a slow memory of the gradient, as in M3:
+
+      >>> from nested_jax import rules
+      >>> rule = add(rules.momentum(0.5), rules.every(2, rules.momentum(0.9)))
+      >>> state = rule.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     step, state = rule.update(jnp.ones(1), state)
+      ...     print(step)
+      [1.]
+      [3.5]
+
+    References:
+      Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equation (75) and Algorithm 1.
+    """
     _check_rules("add", rules)
     terms = tuple(optax.with_extra_args_support(rule) for rule in rules)
 
@@ -34,22 +80,27 @@ def add(*rules: optax.GradientTransformation) -> Rule:
         return tuple(term.init(params) for term in terms)
 
     def update(updates, state, params=None, **extra):
-        outputs, states = zip(
-            *(term.update(updates, s, params, **extra) for term, s in zip(terms, state, strict=True)), strict=True
-        )
+        results = [term.update(updates, s, params, **extra) for term, s in zip(terms, state, strict=True)]
+        outputs, states = zip(*results, strict=True)
 
         def total(first, *others):
             if first is None:
                 return None
             return sum(map(widen, others), widen(first)).astype(jnp.result_type(first))
 
-        return jax.tree.map(total, *outputs, is_leaf=lambda leaf: leaf is None), states
+        return jax.tree.map(total, *outputs, is_leaf=is_none), states
 
     return Rule(init, update, f"add({', '.join(map(describe_rule, rules))})")
 
 
 class EveryState(NamedTuple):
-    """What `every` carries."""
+    """What `every` carries.
+
+    Attributes:
+      count: int32, the calls since the inner rule last stepped, in [0, period).
+      total: the sum of the updates of those calls, in at least float32.
+      inner: the inner rule's state.
+    """
 
     count: jax.Array
     total: optax.Updates
@@ -57,6 +108,44 @@ class EveryState(NamedTuple):
 
 
 def every(period: int, rule: optax.GradientTransformation) -> Rule:
+    r"""A level: steps a rule once in `period` calls, on the sum of their updates.
+
+    .. math::
+      u_t = r\Big(\sum_{i=t-f+1}^{t} g_i\Big) \;\text{ if } t \equiv 0 \bmod f, \qquad u_t = 0 \;\text{ otherwise}
+
+    Calls are counted from 1, so the first step comes with call `period`. In between, the inner rule's state does not
+    change. The inner rule reads the gates, and the weights, of the call at which it steps; what has to be weighed call by
+    call comes before: `chain(scale_by_learning_rate(), every(f, ...))` has the learning rate inside the sum.
+
+    Args:
+      period: f, calls per step, a positive integer.
+      rule: any optax transformation.
+
+    Returns:
+      A rule with state `EveryState`. The clock selects with `jnp.where`: the inner rule is computed at every call, and
+      what is linear and elementwise stays so once the count is known.
+
+    Raises:
+      ValueError: if `period` is not an integer of at least 1, or `rule` not an optax transformation.
+
+    Example:
+      >>> from nested_jax import rules
+      >>> rule = every(3, rules.gradient_descent(0.5))
+      >>> state = rule.init(jnp.zeros(2))
+      >>> for _ in range(3):
+      ...     step, state = rule.update(jnp.array([1.0, 2.0]), state)
+      ...     print(step)
+      [0. 0.]
+      [0. 0.]
+      [-1.5 -3. ]
+
+    References:
+      Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equation (71): a level of the
+      continuum memory; Algorithm 1: the slow momentum of M3.
+
+    .. note::
+      `optax.MultiSteps` feeds the *mean* of the updates, and branches.
+    """
     try:
         calls = operator.index(period)
     except TypeError:
@@ -75,27 +164,32 @@ def every(period: int, rule: optax.GradientTransformation) -> Rule:
 
     def update(updates, state, params=None, **extra):
         fires = state.count == calls - 1
-        total = jax.tree.map(
-            lambda update, total: total if update is None else total + update.astype(total.dtype),
-            updates,
-            state.total,
-            is_leaf=lambda leaf: leaf is None,
-        )
-        fed = jax.tree.map(
-            lambda update, total: None if update is None else total.astype(update.dtype),
-            updates,
-            total,
-            is_leaf=lambda leaf: leaf is None,
-        )
+
+        def accumulate(update, total):
+            return total if update is None else total + jnp.asarray(update, total.dtype)
+
+        def feed(update, total):
+            return None if update is None else total.astype(jnp.result_type(update))
+
+        total = jax.tree.map(accumulate, updates, state.total, is_leaf=is_none)
+        fed = jax.tree.map(feed, updates, total, is_leaf=is_none)
         output, inner = slow.update(fed, state.inner, params, **extra)
-        return _where(fires, output, jax.tree.map(jnp.zeros_like, output)), EveryState(
+        return _select(fires, output, jax.tree.map(jnp.zeros_like, output)), EveryState(
             count=lax.rem(state.count + 1, jnp.int32(calls)),
-            total=_where(fires, jax.tree.map(jnp.zeros_like, total), total),
-            inner=_where(fires, inner, state.inner),
+            total=_select(fires, jax.tree.map(jnp.zeros_like, total), total),
+            inner=_select(fires, inner, state.inner),
         )
 
     return Rule(init, update, f"every({calls}, {describe_rule(rule)})")
 
 
-def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
+def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _check_rules(function: str, rules: tuple[Any, ...]) -> None:
+    if not rules:
+        raise ValueError(f"{function} takes at least one rule, got none.")
+    for position, rule in enumerate(rules):
+        if not isinstance(rule, optax.GradientTransformation):
+            raise ValueError(f"{function} takes optax transformations, got {rule!r} at position {position}.")

@@ -72,6 +72,9 @@ def gates(rule: optax.GradientTransformation, params: optax.Params | None = None
       links read one gate with different constants, the first one's constant is reported. A stock optax rule has no
       gates: `{}`.
 
+    Raises:
+      ValueError: if `rule` is not an optax transformation. What the rule raises on `params` is passed on.
+
     Example:
       >>> from nested_jax import rules
       >>> gates(rules.titans(momentum=0.9))
@@ -81,6 +84,8 @@ def gates(rule: optax.GradientTransformation, params: optax.Params | None = None
     """
     if params is None:
         params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32), "b": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    if not isinstance(rule, optax.GradientTransformation):
+        raise ValueError(f"rule must be an optax transformation, got {rule!r}.")
     init, update = optax.with_extra_args_support(rule)
 
     def step(params: optax.Params) -> optax.Updates:

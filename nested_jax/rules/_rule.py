@@ -54,9 +54,10 @@ class Rule(optax.GradientTransformationExtraArgs):
 def describe_rule(rule: optax.GradientTransformation) -> str:
     """A stable, readable text for any optax transformation: what it is and the constants it holds.
 
-    The text depends on neither the process nor the machine, so it may enter the fingerprint of a configuration. Rules of
-    `nested_jax` give their constructor. For others the name of the function that made them is given, with the numbers,
-    strings, arrays (long ones as a hash) and functions that their `init` and `update` close over.
+    The text depends on neither the process nor the machine, so it may enter the fingerprint of a configuration. Rules
+    of `nested_jax` give their constructor. For others the name of the function that made them is given, with the
+    numbers, strings, arrays (long ones as a hash) and functions that their `init` and `update` close over. What is
+    written in the body of a user's own function is not seen.
 
     Args:
       rule: any optax transformation.
@@ -105,6 +106,8 @@ def _describe(value: Any, seen: tuple[int, ...]) -> str:
         return "{" + ", ".join(f"{key!r}: {_describe(item, seen)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple | list):
         return "(" + ", ".join(_describe(item, seen) for item in value) + ")"
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(_describe(item, seen) for item in value)) + "}"
     if isinstance(value, functools.partial):
         parts = [_describe(value.func, seen), *(_describe(item, seen) for item in value.args)]
         parts += [f"{key}={_describe(item, seen)}" for key, item in sorted(value.keywords.items())]
@@ -113,7 +116,11 @@ def _describe(value: Any, seen: tuple[int, ...]) -> str:
         return _describe_functions(value, seen=seen)
     if inspect.ismethod(value):
         return f"{_describe(value.__self__, seen)}.{value.__name__}"
-    return _name(value if hasattr(value, "__qualname__") else type(value))
+    if hasattr(value, "__wrapped__"):
+        return _describe(value.__wrapped__, seen)
+    if hasattr(value, "__qualname__"):
+        return _name(value)
+    return _call(_name(type(value)), getattr(value, "__dict__", {}), seen)
 
 
 def _describe_pair(init: Any, update: Any, seen: tuple[int, ...]) -> str:
@@ -124,19 +131,32 @@ def _describe_pair(init: Any, update: Any, seen: tuple[int, ...]) -> str:
 
 def _describe_functions(*functions: Any, seen: tuple[int, ...]) -> str:
     """The constructor of the functions, and what they close over."""
-    name = _name(functions[0])
-    held = dict(inspect.getclosurevars(functions[0]).nonlocals)
+    name, held = _name(functions[0]), _closure(functions[0])
     if name == "optax.with_extra_args_support":
         return _describe(held["tx"], seen)
     for function in functions[1:]:
-        held = dict(inspect.getclosurevars(function).nonlocals) | held
+        held = _closure(function) | held
     if set(held) == {"init_fns", "update_fns"}:
         pairs = zip(held["init_fns"], held["update_fns"], strict=True)
         return f"{name}({', '.join(_describe_pair(*pair, seen) for pair in pairs)})"
-    arguments = [f"{key}={_describe(held[key], seen)}" for key in sorted(held)]
-    if not arguments and "<lambda>" not in name and functions[0].__qualname__ == functions[0].__name__:
+    if not held and "<locals>" not in functions[0].__qualname__:
         return name
-    return f"{name}({', '.join(arguments)})"
+    return _call(name, held, seen)
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """The values a function closes over, and its defaults other than None."""
+    held = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is not None and parameter.default is not inspect.Parameter.empty:
+            held[key] = parameter.default
+    for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        held[key] = cell.cell_contents
+    return held
+
+
+def _call(name: str, arguments: Mapping[str, Any], seen: tuple[int, ...]) -> str:
+    return f"{name}({', '.join(f'{key}={_describe(arguments[key], seen)}' for key in sorted(arguments))})"
 
 
 def _describe_array(value: Any) -> str:
