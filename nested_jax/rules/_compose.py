@@ -114,8 +114,8 @@ def every(period: int, rule: optax.GradientTransformation) -> Rule:
       u_t = r\Big(\sum_{i=t-f+1}^{t} g_i\Big) \;\text{ if } t \equiv 0 \bmod f, \qquad u_t = 0 \;\text{ otherwise}
 
     Calls are counted from 1, so the first step comes with call `period`. In between, the inner rule's state does not
-    change. The inner rule reads the gates, and the weights, of the call at which it steps; what has to be weighed call by
-    call comes before: `chain(scale_by_learning_rate(), every(f, ...))` has the learning rate inside the sum.
+    change. The inner rule reads the gates, and the weights, of the call at which it steps. What is weighed call by call
+    comes before: `chain(scale_by_learning_rate(), every(f, ...))` has the learning rate inside the sum.
 
     Args:
       period: f, calls per step, a positive integer.

@@ -2,7 +2,6 @@
 
 import contextvars
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import jax
@@ -148,7 +147,7 @@ def check_constant(name: str, value: Any, low: float = 0.0, high: float = float(
     """Raises ValueError unless a gate's constant is None, an array, or a number in [low, high]."""
     if value is None or isinstance(value, jax.Array | np.ndarray):
         return
-    if not isinstance(value, Real):
+    if not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(
             f"{name} must be a number, an array or None, got {value!r}. "
             "A schedule goes through optax.inject_hyperparams, or is called outside and given at every step."

@@ -1,4 +1,4 @@
-"""The rules that papers name, as compositions: gradient descent, Titans (13-14), Muon, Omega (Atlas 9-10), Atlas (32-33).
+"""The rules that papers name, as compositions of parts: Titans (13-14), Muon, Omega (Atlas 9-10), Atlas (32-33).
 
 In all of them g_t is the gradient that comes in, θ the gate `learning_rate`, η `momentum` and α `decay`, the fraction
 forgotten. A gate without a constant is given at every step. All raise ValueError for a constant out of range.
