@@ -250,7 +250,7 @@ def _parse(text: str, hint: Any) -> Any:
         return hint(text)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return _pick(text, dict(hint.__members__))
-    if isinstance(hint, type) and issubclass(hint, os.PathLike):
+    if isinstance(hint, type) and issubclass(hint, pathlib.PurePath):
         return pathlib.Path(text)
     raise TypeError
 
@@ -275,15 +275,21 @@ def _parse_union(text: str, members: tuple[Any, ...]) -> Any:
 
 
 def _parse_sequence(text: str, kind: type, args: tuple[Any, ...]) -> Any:
-    text = text.strip()
-    if text[:1] + text[-1:] in ("()", "[]"):
-        text = text[1:-1]
     items = _split(text)
+    if len(items) == 1 and _bracketed(items[0]):
+        items = _split(items[0][1:-1])
     if not args or kind is list or args[-1] is Ellipsis:
-        return kind(_parse(item, args[0] if args else str) for item in items)
+        args = (args[0] if args else str,) * len(items)
     if len(items) != len(args):
         raise ValueError
-    return tuple(_parse(item, arg) for item, arg in zip(items, args, strict=True))
+    pairs = list(zip(items, args, strict=True))
+    if any(typing.get_origin(arg) in (tuple, list) and not _bracketed(item) for item, arg in pairs):
+        raise ValueError
+    return kind(_parse(item, arg) for item, arg in pairs)
+
+
+def _bracketed(text: str) -> bool:
+    return text[:1] + text[-1:] in ("()", "[]")
 
 
 def _split(text: str) -> list[str]:

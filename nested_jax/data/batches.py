@@ -132,7 +132,7 @@ def batches(
         "sequence_length": length,
         "batch_size": rows,
         "windows": _grid(len(tokens), length)[0],
-        "sha256": hashlib.sha256(np.ascontiguousarray(tokens)).hexdigest()[:16],
+        "sha256": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
     return BatchIterator({"grain": _with_grain, "numpy": _with_numpy}[backend](read), identity, backend)
 

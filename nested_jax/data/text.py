@@ -77,8 +77,9 @@ def load_text(config: TextConfig) -> Text:
 
     A file of a folder belongs to validation if the SHA-256 of its path relative to the folder (POSIX spelling), read
     as a fraction of 1, is below `validation_fraction`; so a file keeps its side when others come and go. A
-    single file, or a folder whose files give one side too little for a batch that way, is split by position instead:
-    the last `validation_fraction` of each file is validation. The description says which.
+    single file, or a folder whose files do not come out within a factor of two of `validation_fraction` that way (there
+    are few, or one is huge), is split by position instead: the last `validation_fraction` of each file is validation.
+    The description says which.
 
     Args:
       config: What to read; see `TextConfig`.
@@ -109,7 +110,8 @@ def load_text(config: TextConfig) -> Text:
         )
     train, validation = _split_by_path(files, config.validation_fraction)
     how = "by file"
-    if root.is_file() or not _enough(train, validation, config):
+    share = len(validation) / (len(train) + len(validation)) / config.validation_fraction
+    if root.is_file() or not 0.5 <= share <= 2 or not _enough(train, validation, config):
         train, validation = _split_by_position(files, config.validation_fraction)
         how = "by position within each file"
     if not _enough(train, validation, config):
