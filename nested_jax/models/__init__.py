@@ -1,1 +1,23 @@
-"""Flax (Linen) modules: thin shells that declare parameters and call the pure functions below."""
+"""Flax (Linen) modules: thin shells that declare parameters and call pure functions."""
+
+from nested_jax.models.attention import AttentionLayer, AttentionState
+from nested_jax.models.config import AttentionConfig, MemoryConfig, ModelConfig
+from nested_jax.models.gates import Gate, gate_table
+from nested_jax.models.language_model import Block, LanguageModel, parameter_count, state_bytes
+from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
+
+__all__ = [
+    "AttentionConfig",
+    "AttentionLayer",
+    "AttentionState",
+    "Block",
+    "Gate",
+    "LanguageModel",
+    "MemoryConfig",
+    "MemoryLayer",
+    "MemoryLayerState",
+    "ModelConfig",
+    "gate_table",
+    "parameter_count",
+    "state_bytes",
+]

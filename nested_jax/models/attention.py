@@ -1,0 +1,224 @@
+"""Causal softmax attention with rotary positions and an explicit cache: the mixer of the Transformer++ baseline."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from nested_jax.models.config import AttentionConfig
+from nested_jax.models.layers import at_least_float32
+
+
+class AttentionState(NamedTuple):
+    """The last keys and values, oldest first, so that the newest are at the end.
+
+    Keys are stored before rotation: rotary scores depend on distances only, so places inside the cache serve as
+    positions and stay small however long the sequence gets.
+
+    Attributes:
+      key: [B, S, H, D], S being the window, or the longest context where there is no window.
+      value: [B, S, H, D].
+      length: [B] int32, how many places at the end are filled with the current document.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    length: jax.Array
+
+
+def rotate(inputs: jax.Array, positions: jax.Array, base: float) -> jax.Array:
+    r"""Turns pairs of features by angles proportional to the position (RoPE, Su et al. 2021, eq 34).
+
+    Args:
+      inputs: [B, T, H, D] with even D; features i and i + D/2 are a pair, turned by position · base^(−2i/D).
+      positions: [T].
+      base: the slowest pair turns by almost 1 / base per position.
+
+    Returns:
+      [B, T, H, D] in the dtype of ``inputs``.
+    """
+    half = inputs.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=at_least_float32(inputs.dtype)) / half)
+    angle = (positions.astype(frequency.dtype)[:, None] * frequency[None])[None, :, None]
+    first, second = inputs[..., :half], inputs[..., half:]
+    turned = [first * jnp.cos(angle) - second * jnp.sin(angle), first * jnp.sin(angle) + second * jnp.cos(angle)]
+    return jnp.concatenate(turned, axis=-1).astype(inputs.dtype)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    window: int | None,
+    rope_base: float,
+) -> jax.Array:
+    """Softmax attention of each of T queries over itself and the earlier keys of its document.
+
+    Scores and their softmax are in float32 or better.
+
+    Args:
+      query: [B, T, H, D]; query t stands at the place of key S − T + t.
+      key: [B, S, H, D], S ≥ T.
+      value: [B, S, H, D].
+      query_segments: [B, T], the document of each query.
+      key_segments: [B, S], the document of each key; −1 for an empty place.
+      window: how many last places a query sees, itself included; None for all.
+      rope_base: see :func:`rotate`.
+
+    Returns:
+      [B, T, H, D].
+    """
+    earlier = key.shape[1] - query.shape[1]
+    query_at, key_at = jnp.arange(query.shape[1]) + earlier, jnp.arange(key.shape[1])
+    distance = query_at[:, None] - key_at[None]
+    near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    mask = near[None] & (query_segments[:, :, None] == key_segments[:, None])
+    query, key = rotate(query, query_at, rope_base), rotate(key, key_at, rope_base)
+    scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=at_least_float32(query.dtype))
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores * query.shape[-1] ** -0.5, -jnp.inf), axis=-1)
+    return jnp.einsum("bhts,bshd->bthd", weights.astype(value.dtype), value)
+
+
+def attend_in_blocks(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    window: int,
+    rope_base: float,
+) -> jax.Array:
+    """The same numbers as :func:`attend` for a window, with work and memory in T · window instead of T · S.
+
+    Queries are cut into blocks of ``window``, each of which sees its own block and the one before.
+
+    Args:
+      query: [B, T, H, D].
+      key: [B, window + T, H, D].
+      value: [B, window + T, H, D].
+      query_segments: [B, T].
+      key_segments: [B, window + T].
+      window: how many last places a query sees, itself included.
+      rope_base: see :func:`rotate`.
+
+    Returns:
+      [B, T, H, D].
+    """
+    batch, length = query.shape[:2]
+    blocks = -(-length // window)
+
+    def cut(x: jax.Array) -> jax.Array:
+        padding = [(0, 0), (0, -length % window)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(batch, -1, window, *x.shape[2:])
+
+    def fold(x: jax.Array) -> jax.Array:
+        return x.reshape(batch * blocks, *x.shape[2:])
+
+    def pair(x: jax.Array) -> jax.Array:
+        x = cut(x)
+        return fold(jnp.concatenate([x[:, :-1], x[:, 1:]], axis=2))
+
+    read = attend(
+        fold(cut(query)),
+        pair(key),
+        pair(value),
+        fold(cut(query_segments)),
+        pair(key_segments),
+        window,
+        rope_base,
+    )
+    return read.reshape(batch, blocks * window, *query.shape[2:])[:, :length]
+
+
+class AttentionLayer(nn.Module):
+    """Multi-head causal attention, over the whole document or a sliding window, with the state written out.
+
+    Without biases, as in Llama; packed documents do not see one another.
+
+    Attributes:
+      config: heads, window, cache length.
+      dim: features of a token.
+      dtype: of the computation; parameters are float32.
+    """
+
+    config: AttentionConfig
+    dim: int
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        features = (self.config.heads, self.dim // self.config.heads)
+
+        def dense() -> nn.DenseGeneral:
+            return nn.DenseGeneral(features, use_bias=False, dtype=self.dtype)
+
+        self.query, self.key, self.value = dense(), dense(), dense()
+        self.output = nn.DenseGeneral(self.dim, axis=(-2, -1), use_bias=False, dtype=self.dtype)
+
+    def start(self, batch_size: int) -> AttentionState:
+        """Returns the empty cache."""
+        places = self.config.window or self.config.max_length
+        shape = (batch_size, places, self.config.heads, self.dim // self.config.heads)
+        zeros = jnp.zeros(shape, self.dtype)
+        return AttentionState(zeros, zeros, jnp.zeros(batch_size, jnp.int32))
+
+    def __call__(
+        self, inputs: jax.Array, state: AttentionState | None = None, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, AttentionState]:
+        """Reads and extends the cache by T tokens.
+
+        Args:
+          inputs: [B, T, dim].
+          state: what came before; None at the beginning of a document.
+          segments: optional [B, T], the document of each token; the cache is in document 0.
+
+        Returns:
+          [B, T, dim] and the next state.
+
+        Raises:
+          ValueError: if there is no window and the context becomes longer than ``max_length``. Under ``jit`` with a
+            carried state the length is not known; the oldest tokens are then dropped.
+        """
+        batch, length = inputs.shape[:2]
+        window = self.config.window
+        self._check_room(length, state)
+        query, key, value = self.query(inputs), self.key(inputs), self.value(inputs)
+        segments = jnp.zeros((batch, length), jnp.int32) if segments is None else segments.astype(jnp.int32)
+        past = self.start(batch) if state is None else state
+        places = past.key.shape[1]
+        filled = jnp.arange(places)[None] >= places - past.length[:, None]
+        keys = jnp.concatenate([past.key, key], axis=1)
+        values = jnp.concatenate([past.value, value], axis=1)
+        key_segments = jnp.concatenate([jnp.where(filled, 0, -1), segments], axis=1)
+        if window is not None and length > window:
+            read = attend_in_blocks(query, keys, values, segments, key_segments, window, self.config.rope_base)
+        elif state is None:
+            read = attend(query, key, value, segments, segments, window, self.config.rope_base)
+        else:
+            read = attend(query, keys, values, segments, key_segments, window, self.config.rope_base)
+        last = segments[:, -1:]
+        seen = jnp.sum(segments == last, axis=1) + jnp.where(last[:, 0] == 0, past.length, 0)
+        seen = jnp.minimum(seen, places).astype(jnp.int32)
+        return self.output(read), AttentionState(keys[:, -places:], values[:, -places:], seen)
+
+    def step(self, inputs: jax.Array, state: AttentionState) -> tuple[jax.Array, AttentionState]:
+        """Reads and extends the cache by one token: [B, dim] → [B, dim]."""
+        outputs, state = self(inputs[:, None], state)
+        return outputs[:, 0], state
+
+    def _check_room(self, length: int, state: AttentionState | None) -> None:
+        if self.config.window is not None:
+            return
+        total = length
+        if state is not None and not isinstance(state.length, jax.core.Tracer):
+            total += int(jnp.max(state.length))
+        if total > self.config.max_length:
+            raise ValueError(
+                f"attention without a window holds at most max_length={self.config.max_length} tokens, got {total}; "
+                "set a larger max_length or a window"
+            )

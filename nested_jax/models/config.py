@@ -1,0 +1,165 @@
+"""The configuration of a language model: plain typed dataclasses, checked by ``validate``."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from nested_jax.memory import Memory
+from nested_jax.memory.features import Polynomial
+
+BLOCKS = ("memory", "attention")
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+@dataclasses.dataclass(kw_only=True)
+class MemoryConfig:
+    """A memory layer: which memory, in how many heads, and where its gates start.
+
+    Attributes:
+      memory: the network, objective and rule, run once per head.
+      heads: number of independent memories.
+      head_dim: features of a head; None for dim / heads.
+      conv: width of the causal convolution after each of the q, k and v projections; 0 for none.
+      features: feature map of q and k (Atlas §3.1), with learned Taylor weights; None for the identity.
+      learning_rate: where the gate starts, the same for every token; None for (1 − momentum) / (chunk_size · window ·
+        |k|²), at which a chunk of equal keys moves a linear memory no further than to its target.
+      max_learning_rate: upper end of the gate, never reached; None for four times its start.
+      momentum: where the gate starts, in (0, 1).
+      decay: where the gate starts, in (0, 1).
+    """
+
+    memory: Memory = dataclasses.field(default_factory=Memory)
+    heads: int = 4
+    head_dim: int | None = None
+    conv: int = 4
+    features: Polynomial | None = None
+    learning_rate: float | None = None
+    max_learning_rate: float | None = None
+    momentum: float = 0.5
+    decay: float = 0.002
+
+    def validate(self) -> None:
+        """Raises a ``ValueError`` that names the first field out of range."""
+        _at_least("heads", self.heads, 1)
+        if self.head_dim is not None:
+            _at_least("head_dim", self.head_dim, 1)
+        _at_least("conv", self.conv, 0)
+        for name in ("momentum", "decay"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {getattr(self, name)}")
+        for name in ("learning_rate", "max_learning_rate"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive or None, got {getattr(self, name)}")
+        if None not in (self.learning_rate, self.max_learning_rate) and self.learning_rate >= self.max_learning_rate:
+            raise ValueError(
+                f"learning_rate must be below max_learning_rate={self.max_learning_rate}, got {self.learning_rate}"
+            )
+
+
+@dataclasses.dataclass(kw_only=True)
+class AttentionConfig:
+    """Causal softmax attention with rotary positions.
+
+    Attributes:
+      heads: number of heads; dim / heads must be even.
+      window: how many last tokens are seen, the current one included; None for all.
+      max_length: the longest context where there is no window, hence the size of the cache.
+      rope_base: base of the rotary frequencies.
+    """
+
+    heads: int = 4
+    window: int | None = None
+    max_length: int = 4096
+    rope_base: float = 10000.0
+
+    def validate(self) -> None:
+        """Raises a ``ValueError`` that names the first field out of range."""
+        _at_least("heads", self.heads, 1)
+        if self.window is not None:
+            _at_least("window", self.window, 1)
+        _at_least("max_length", self.max_length, 1)
+        if not self.rope_base > 1:
+            raise ValueError(f"rope_base must be above 1, got {self.rope_base}")
+
+
+@dataclasses.dataclass(kw_only=True)
+class ModelConfig:
+    """A language model: embedding, a stack of blocks, tied or separate output weights.
+
+    Attributes:
+      vocab_size: number of token values; 256 for bytes.
+      dim: features of a token.
+      layers: number of blocks.
+      blocks: kinds of block, repeated over the layers: ``("memory",)`` is Titans' LMM, ``("attention",)`` a
+        Transformer++, ``("memory", "attention")`` alternates.
+      memory: of the memory blocks.
+      attention: of the attention blocks.
+      expansion: hidden features of the SwiGLU layers over dim, rounded up to a multiple of 8.
+      tie_embeddings: whether the output weights are the embedding's.
+      dtype: of the computation ("float32", "bfloat16", "float64"). Parameters are float32 always; memories, norms'
+        sums and logits are float32 or better.
+      remat: recompute each block in the backward pass instead of keeping its inner values.
+
+    Example:
+      >>> config = ModelConfig(dim=32, layers=4, blocks=("memory", "attention"))
+      >>> config.validate()
+      >>> config.kinds
+      ('memory', 'attention', 'memory', 'attention')
+    """
+
+    vocab_size: int = 256
+    dim: int = 128
+    layers: int = 4
+    blocks: tuple[str, ...] = ("memory",)
+    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
+    attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
+    expansion: float = 8 / 3
+    tie_embeddings: bool = True
+    dtype: str = "float32"
+    remat: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each layer's block."""
+        return tuple(itertools.islice(itertools.cycle(self.blocks), self.layers))
+
+    @property
+    def chunk_size(self) -> int:
+        """The grid on which documents begin and states are handed over: the memory's chunk, 1 without a memory."""
+        return self.memory.memory.chunk_size if "memory" in self.kinds else 1
+
+    @property
+    def hidden(self) -> int:
+        """Hidden features of the SwiGLU layers."""
+        return -(-round(self.expansion * self.dim) // 8) * 8
+
+    def validate(self) -> None:
+        """Raises a ``ValueError`` that names the first field out of range."""
+        for name in ("vocab_size", "dim", "layers"):
+            _at_least(name, getattr(self, name), 1)
+        if not self.expansion > 0:
+            raise ValueError(f"expansion must be positive, got {self.expansion}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
+        if isinstance(self.blocks, str) or not self.blocks:
+            raise ValueError(f"blocks must be a non-empty tuple of block kinds, got {self.blocks!r}")
+        for kind in self.blocks:
+            if kind not in BLOCKS:
+                raise ValueError(f"blocks must hold kinds among {BLOCKS}, got {kind!r}")
+        if "memory" in self.kinds:
+            self.memory.validate()
+            if self.memory.head_dim is None and self.dim % self.memory.heads:
+                raise ValueError(f"dim must be a multiple of memory.heads={self.memory.heads}, got {self.dim}")
+        if "attention" in self.kinds:
+            self.attention.validate()
+            if self.dim % (2 * self.attention.heads):
+                raise ValueError(
+                    f"dim must be a multiple of 2 * attention.heads={2 * self.attention.heads} (rotary pairs), "
+                    f"got {self.dim}"
+                )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -1,0 +1,118 @@
+"""Small layers of the blocks: RMSNorm, L2 normalisation, SwiGLU and depthwise causal convolution (Titans §4.4)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the precision for sums that must not be rounded to bfloat16: float32, or float64 when computing in it."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def rms_normalise(inputs: jax.Array, scale: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    r"""Divides by the root mean square over the last axis: :math:`x / \sqrt{\mathrm{mean}(x^2) + \epsilon} \odot g`.
+
+    Args:
+      inputs: [..., D].
+      scale: [D].
+      epsilon: keeps value and gradient finite at zero.
+
+    Returns:
+      [..., D] in the dtype of ``inputs``; the mean is taken in float32 or better.
+    """
+    wide = inputs.astype(at_least_float32(inputs.dtype))
+    normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
+    return (normed * jnp.expand_dims(scale, range(inputs.ndim - 1))).astype(inputs.dtype)
+
+
+def l2_normalise(inputs: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    r"""Scales vectors to length one, smoothly at zero: :math:`x / \sqrt{\|x\|^2 + \epsilon}`.
+
+    Args:
+      inputs: [..., D].
+      epsilon: keeps value and gradient finite at zero.
+
+    Returns:
+      [..., D], of length just below one.
+
+    Example:
+      >>> l2_normalise(jnp.array([3.0, 4.0])).round(3).tolist()
+      [0.6000000238418579, 0.800000011920929]
+      >>> jax.grad(lambda x: l2_normalise(x).sum())(jnp.zeros(2)).tolist()
+      [1000.0, 1000.0]
+    """
+    return inputs * jax.lax.rsqrt(jnp.sum(jnp.square(inputs), axis=-1, keepdims=True) + epsilon)
+
+
+def causal_convolution(
+    inputs: jax.Array, kernel: jax.Array, buffer: jax.Array, segments: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    r"""Mixes every feature with its own last inputs: :math:`y_t = \sum_{j<W} w_j \odot x_{t-j}`.
+
+    One call over a sequence, several over its pieces and one per token give the same numbers.
+
+    Args:
+      inputs: [B, T, F].
+      kernel: [W, F]; row 0 weighs the current token, row j the one j places before.
+      buffer: [B, W - 1, F], the inputs just before; zeros at the beginning of a document.
+      segments: optional [B, T], the number of the document a token is in, non-decreasing; ``buffer`` is in document 0.
+        Tokens of other documents count as zeros.
+
+    Returns:
+      The outputs [B, T, F] and the next ``buffer``.
+    """
+    batch, length, _ = inputs.shape
+    width = kernel.shape[0]
+    padded = jnp.concatenate([buffer, inputs], axis=1)
+    taps = [padded[:, width - 1 - j : width - 1 - j + length] for j in range(width)]
+    buffer = padded[:, length:]
+    if segments is not None:
+        around = jnp.concatenate([jnp.zeros((batch, width - 1), segments.dtype), segments], axis=1)
+        taps = [
+            jnp.where((around[:, width - 1 - j : width - 1 - j + length] == segments)[..., None], tap, 0)
+            for j, tap in enumerate(taps)
+        ]
+        buffer = jnp.where((around[:, length:] == segments[:, -1:])[..., None], buffer, 0)
+    return sum(tap * kernel[j][None, None] for j, tap in enumerate(taps)), buffer
+
+
+class RMSNorm(nn.Module):
+    """:func:`rms_normalise` with a learned scale per feature, one at the start."""
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return rms_normalise(inputs, self.param("scale", nn.initializers.ones, (inputs.shape[-1],), jnp.float32))
+
+
+class CausalConvolution(nn.Module):
+    """:func:`causal_convolution` with a learned kernel, normal with variance 1 / width at the start (our choice)."""
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, buffer: jax.Array, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        initial = nn.initializers.normal(self.width**-0.5)
+        kernel = self.param("kernel", initial, (self.width, inputs.shape[-1]), jnp.float32)
+        return causal_convolution(inputs, kernel.astype(self.dtype), buffer, segments)
+
+
+class SwiGLU(nn.Module):
+    r"""The gated feed-forward layer :math:`(\mathrm{SiLU}(x W_g) \odot x W_u) W_d`, without biases."""
+
+    hidden: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        def dense(features: int, name: str) -> nn.Dense:
+            return nn.Dense(features, use_bias=False, dtype=self.dtype, name=name)
+
+        gated = nn.silu(dense(self.hidden, "gate")(inputs)) * dense(self.hidden, "up")(inputs)
+        return dense(inputs.shape[-1], "down")(gated)

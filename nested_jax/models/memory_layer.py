@@ -1,0 +1,185 @@
+"""The memory layer: projections, convolutions, gates, a memory per head, output norm and gate (Titans §4.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from nested_jax.memory import MemoryState
+from nested_jax.models.config import MemoryConfig
+from nested_jax.models.gates import Gates, gate_table
+from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
+
+
+class MemoryLayerState(NamedTuple):
+    """What a memory layer carries from one token to the next.
+
+    Attributes:
+      memory: the memory's own state with leading axes [B, H].
+      convolution: the last inputs of the query, key and value convolutions, [B, width − 1, H · D] each; None without.
+    """
+
+    memory: MemoryState
+    convolution: dict[str, jax.Array] | None
+
+
+def resets(segments: jax.Array, chunk_size: int) -> jax.Array:
+    """Returns where documents begin, [B, ceil(T / chunk_size)], from the document number of each token, [B, T].
+
+    Example:
+      >>> resets(jnp.array([[0, 0, 1, 1, 1]]), 2).tolist()
+      [[False, True, False]]
+    """
+    first = segments[:, ::chunk_size]
+    before = segments[:, chunk_size - 1 :: chunk_size][:, : first.shape[1] - 1]
+    return first != jnp.concatenate([jnp.zeros_like(first[:, :1]), before], axis=1)
+
+
+class MemoryLayer(nn.Module):
+    """A sequence layer whose state is one memory per head, learning while it reads.
+
+    As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
+    the memory; normalisation and a gate before the output projection. Our choice where Titans is silent: the norm is
+    RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the gates are those of
+    :mod:`nested_jax.models.gates`, initial weights are learned per head, no biases elsewhere.
+
+    Attributes:
+      config: the memory, heads, convolution, features, initial gates.
+      dim: features of a token.
+      dtype: of projections; the memory itself runs in float32 or better.
+    """
+
+    config: MemoryConfig
+    dim: int
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        heads, head_dim = self.config.heads, self._head_dim
+
+        def dense(features: int) -> nn.Dense:
+            return nn.Dense(features, use_bias=False, dtype=self.dtype)
+
+        self.query, self.key, self.value = (dense(heads * head_dim) for _ in range(3))
+        if self.config.conv:
+            self.convolve_query, self.convolve_key, self.convolve_value = (
+                CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
+            )
+        self.gates = Gates(gate_table(self.config), heads)
+        self.norm = RMSNorm()
+        self.gate = dense(heads * head_dim)
+        self.output = dense(self.dim)
+        self.initial = self.param("initial", self._initial_weights)
+        if self.config.features is not None:
+            self.coefficients = self.param("coefficients", lambda _: jnp.float32(self.config.features.coefficients()))
+
+    @property
+    def _head_dim(self) -> int:
+        return self.config.head_dim or self.dim // self.config.heads
+
+    def _initial_weights(self, key: jax.Array) -> dict[str, jax.Array]:
+        width, features = self._head_dim, self.config.features
+        dim = width if features is None else (features.dim(width), width)
+        weights = jax.vmap(lambda k: self.config.memory.init(k, dim))(jax.random.split(key, self.config.heads))
+        return jax.tree.map(jnp.float32, weights)
+
+    def start(self, batch_size: int) -> MemoryLayerState:
+        """Returns the state before the first token: the learned initial weights for every row, empty buffers."""
+        one = jax.vmap(self.config.memory.start)(self._initial_memory())
+        memory = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one)
+        return MemoryLayerState(memory, self._empty_buffers(batch_size))
+
+    def __call__(
+        self, inputs: jax.Array, state: MemoryLayerState | None = None, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, MemoryLayerState]:
+        """Runs over T tokens, chunk by chunk, all heads and rows at once.
+
+        Args:
+          inputs: [B, T, dim].
+          state: what came before; None at the beginning of a document.
+          segments: optional [B, T], the document of each token; ``state`` is in document 0. Documents begin at chunk
+            starts.
+
+        Returns:
+          [B, T, dim] and the next state.
+        """
+        batch, length = inputs.shape[:2]
+        heads, memory = self.config.heads, self.config.memory
+        state = self.start(batch) if state is None else state
+        query, key, value, convolution = self._project(inputs, state.convolution, segments)
+        gates = self.gates(inputs)
+        reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
+
+        def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
+            return jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:])
+
+        def unfold(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x.reshape(batch, heads, *x.shape[1:]), 1, 2)
+
+        if self.is_initializing():  # only the parameters matter then
+            return self._emit(value, inputs), MemoryLayerState(state.memory, convolution)
+        folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.memory)
+        arguments = folded, fold(key), fold(value), fold(query), jax.tree.map(fold, gates), reset
+        read, after = jax.vmap(memory.scan)(*arguments)
+        if self.is_mutable_collection("diagnostics"):
+            self._diagnose(gates, *arguments)
+        after = jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), after)
+        return self._emit(unfold(read), inputs), MemoryLayerState(after, convolution)
+
+    def step(self, inputs: jax.Array, state: MemoryLayerState) -> tuple[jax.Array, MemoryLayerState]:
+        """Runs one token: [B, dim] → [B, dim]."""
+        query, key, value, convolution = self._project(inputs[:, None], state.convolution, None)
+        step = jax.vmap(jax.vmap(self.config.memory.step))
+        read, memory = step(state.memory, key[:, 0], value[:, 0], query[:, 0], self.gates(inputs))
+        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+
+    def _initial_memory(self) -> dict[str, jax.Array]:
+        return jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
+
+    def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
+        if not self.config.conv:
+            return None
+        zeros = jnp.zeros((batch_size, self.config.conv - 1, self.config.heads * self._head_dim), self.dtype)
+        return {"query": zeros, "key": zeros, "value": zeros}
+
+    def _project(
+        self, inputs: jax.Array, buffers: dict[str, jax.Array] | None, segments: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array] | None]:
+        """Returns q, k (features of them) and v, [B, T, H, D] each, and the next convolution buffers."""
+        projected = {"query": self.query(inputs), "key": self.key(inputs), "value": self.value(inputs)}
+        if buffers is not None:
+            convolve = {"query": self.convolve_query, "key": self.convolve_key, "value": self.convolve_value}
+            mixed = {name: convolve[name](x, buffers[name], segments) for name, x in projected.items()}
+            projected = {name: x for name, (x, _) in mixed.items()}
+            buffers = {name: buffer for name, (_, buffer) in mixed.items()}
+        query, key, value = (
+            nn.silu(x).astype(at_least_float32(self.dtype)).reshape(*x.shape[:2], self.config.heads, self._head_dim)
+            for x in projected.values()
+        )
+        query, key = l2_normalise(query), l2_normalise(key)
+        if self.config.features is not None:
+            query, key = (self.config.features(x, self.coefficients) for x in (query, key))
+        return query, key, value, buffers
+
+    def _emit(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
+        normed = self.norm(read).reshape(*read.shape[:-2], -1).astype(self.dtype)
+        return self.output(normed * nn.silu(self.gate(inputs)))
+
+    def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
+        del queries
+        memory = self.config.memory
+        for name, gate in gates.items():
+            self._record(name, jnp.mean(gate))
+        for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
+            reader = dataclasses.replace(memory, read=read)
+            found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
+            losses = jax.vmap(memory.objective)(found, values)
+            self._record(name, jnp.sum(losses) / math.prod(keys.shape[:2]))
+
+    def _record(self, name: str, value: jax.Array) -> None:
+        self.sow("diagnostics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)

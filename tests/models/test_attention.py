@@ -1,0 +1,89 @@
+"""Attention against a loop over queries and keys, its window in blocks, and its cache."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nested_jax.models import AttentionConfig, AttentionLayer
+from nested_jax.models.attention import attend, attend_in_blocks, rotate
+
+
+def attend_by_hand(query, key, value, query_segments, key_segments, window):
+    outputs = np.zeros_like(query)
+    earlier = key.shape[1] - query.shape[1]
+    for b, t, h in np.ndindex(*query.shape[:3]):
+        seen = [
+            j
+            for j in range(t + earlier + 1)
+            if key_segments[b, j] == query_segments[b, t] and (window is None or t + earlier - j < window)
+        ]
+
+        def at(x, place):
+            return np.asarray(rotate(jnp.asarray(x)[None, None, None], jnp.array([place]), 100.0))[0, 0, 0]
+
+        scores = [at(query[b, t, h], t) @ at(key[b, j, h], j - earlier) / np.sqrt(query.shape[-1]) for j in seen]
+        weights = np.exp(scores) / np.sum(np.exp(scores))
+        outputs[b, t, h] = sum(w * value[b, j, h] for w, j in zip(weights, seen, strict=True))
+    return outputs
+
+
+def arguments(length, places):
+    keys = jax.random.split(jax.random.key(0), 3)
+    query = jax.random.normal(keys[0], (2, length, 2, 4))
+    key, value = (jax.random.normal(k, (2, places + length, 2, 4)) for k in keys[1:])
+    segments = jnp.repeat(jnp.array([[0, 0, 1], [0, 1, 2]]), 4, axis=1)[:, :length]
+    filled = jnp.broadcast_to(jnp.where(jnp.arange(places) < places // 2, -1, 0)[None], (2, places))
+    return query, key, value, segments, jnp.concatenate([filled, segments], axis=1)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+def test_attention_is_its_definition(x64, window):
+    inputs = arguments(length=7, places=4)
+    np.testing.assert_allclose(
+        attend(*inputs, window, 100.0), attend_by_hand(*map(np.asarray, inputs), window), atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 11])
+def test_blocks_are_the_same_attention(x64, window):
+    inputs = arguments(length=11, places=window)
+    np.testing.assert_allclose(attend_in_blocks(*inputs, window, 100.0), attend(*inputs, window, 100.0), atol=1e-10)
+
+
+def test_rotation_depends_on_distance_alone(x64):
+    query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+
+    def score(at_query, at_key):
+        return jnp.sum(rotate(query, jnp.array([at_query]), 100.0) * rotate(key, jnp.array([at_key]), 100.0))
+
+    np.testing.assert_allclose(score(9, 4), score(5, 0), atol=1e-10)
+    assert abs(score(9, 4) - score(9, 5)) > 1e-3
+
+
+def layer(**options):
+    module = AttentionLayer(AttentionConfig(heads=2, **options), dim=8)
+    inputs = jax.random.normal(jax.random.key(0), (2, 9, 8))
+    return module, jax.jit(module.init)(jax.random.key(1), inputs[:, :1]), inputs
+
+
+@pytest.mark.parametrize("places", [{"window": 4}, {"max_length": 9}])
+def test_the_cache_carries_what_is_needed(places):
+    module, variables, inputs = layer(**places)
+    run = jax.jit(module.apply)
+    whole, last = run(variables, inputs)
+    pieces, state = [], module.apply(variables, 2, method="start")
+    for start, stop in ((0, 4), (4, 5), (5, 9)):
+        piece, state = run(variables, inputs[:, start:stop], state)
+        pieces.append(piece)
+    np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), whole, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, last)
+
+
+def test_a_context_beyond_the_cache_is_refused():
+    module, variables, inputs = layer(max_length=8)
+    with pytest.raises(ValueError, match="max_length=8 tokens, got 9"):
+        module.apply(variables, inputs)
+    _, state = module.apply(variables, inputs[:, :8])
+    with pytest.raises(ValueError, match="max_length=8 tokens, got 9"):
+        module.apply(variables, inputs[:, 0], state, method="step")
