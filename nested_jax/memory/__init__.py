@@ -1,1 +1,7 @@
 """Memories: network × objective × rule over a sequence."""
+
+from nested_jax.memory import features, networks, objectives
+from nested_jax.memory.memory import Memory, explain
+from nested_jax.scan.state import MemoryState
+
+__all__ = ["Memory", "MemoryState", "explain", "features", "networks", "objectives"]

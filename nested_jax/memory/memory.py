@@ -1,0 +1,249 @@
+"""`Memory`: a network, an objective and a rule, run over a sequence (DESIGN §1; MIRAS §3; Titans eqs 11-15)."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax import rules
+from nested_jax.memory import networks, objectives
+from nested_jax.scan import engine
+from nested_jax.scan.operations import Network, Objective
+from nested_jax.scan.plan import IMPLEMENTATIONS, Plan
+from nested_jax.scan.state import MemoryState
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """A memory is an optimizer run over a sequence: each token writes (key -> value) by one step of a rule, and a query reads.
+
+        g_t = ∇ Σ_j window_t[j] · objective(network(W; k_{t-j}), v_{t-j})         at W, the weights of the chunk's start
+        W_t = W_{t-1} + rule(g_t, W_{t-1}; gates_t)
+        y_t = network(W_t; q_t)
+
+    One sequence of one head; `jax.vmap` over heads and batch. Everything is differentiable, jittable and free of hidden state.
+
+    Attributes:
+      network: the function that is the memory: `nj.networks.Linear()`, `MLP(...)`, `GatedMLP(...)`.
+      objective: the inner loss, ([T, D], [T, D]) -> [T]: `nj.objectives.l2`, `dot_product`, any other.
+      rule: what is done with a gradient: one of `nj.rules`, or any optax transformation.
+      chunk_size: tokens whose gradients are taken at the same weights, those at the chunk's start; 1 is the exact online rule.
+      window: how many last tokens the loss at t sums over (the c of the Omega rule), >= 1.
+      step_per: "token", or "chunk": one step per chunk on the sum of its gradients weighted by their learning rates, the other
+        gates averaged; then only `read="start"` is causal.
+      read: the weights that a query reads: "after" its own token's write (Titans), "before" it, or those of the chunk's "start"
+        (Hope, LaCT).
+      retain_first: whether gradients are taken at the already decayed weights, (1 − decay_t) W (Gated DeltaNet).
+      implementation: "auto", "scan" (token by token), "dual" (masked attention over a chunk), "materialize" (associative scan). All give
+        the same numbers; `nj.explain(memory)` says what "auto" chose and why.
+
+    Raises:
+      ValueError: if a field is out of range or two do not go together.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, nested_jax as nj
+      >>> memory = nj.Memory(network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1)
+      >>> state = memory.start(memory.init(jax.random.key(0), 4))
+      >>> keys = jnp.eye(4)[:3]
+      >>> values = jnp.arange(12.0).reshape(3, 4)
+      >>> y, state = memory.scan(state, keys, values, keys, {"learning_rate": jnp.ones(3)})
+      >>> bool(jnp.allclose(y, values))
+      True
+    """
+
+    network: Network = networks.MLP()
+    objective: Objective = objectives.l2
+    rule: optax.GradientTransformation = dataclasses.field(default_factory=rules.titans)
+    chunk_size: int = 64
+    window: int = 1
+    step_per: str = "token"
+    read: str = "after"
+    retain_first: bool = False
+    implementation: str = "auto"
+
+    def __post_init__(self):
+        for name in ("chunk_size", "window"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+        choices = {
+            "step_per": ("token", "chunk"),
+            "read": ("after", "before", "start"),
+            "implementation": IMPLEMENTATIONS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        if not isinstance(self.rule, optax.GradientTransformation):
+            raise ValueError(f"rule: expected an optax.GradientTransformation, got {type(self.rule).__name__}")
+        if self.step_per == "chunk" and self.read != "start":
+            raise ValueError(
+                f"read: expected 'start' with step_per='chunk', got {self.read!r}: the one step of a chunk knows all of its tokens"
+            )
+        if self.step_per == "chunk" and self.retain_first:
+            raise ValueError(
+                "retain_first: expected False with step_per='chunk', where no token has decayed weights of its own"
+            )
+
+    def init(self, key: jax.Array, dim: int | tuple[int, int]) -> dict[str, jax.Array]:
+        """Initial weights: outer (meta-learned) parameters.
+
+        Args:
+          key: a PRNG key.
+          dim: features of keys, queries and values; or (dim_k, dim_v).
+
+        Returns:
+          The network's flat dict of weights.
+        """
+        dim_k, dim_v = (dim, dim) if isinstance(dim, int) else dim
+        return self.network.init(key, dim_k, dim_v)
+
+    def start(self, params: Mapping[str, jax.Array]) -> MemoryState:
+        """The state of a memory that has seen nothing: weights `params`, held in f32 or wider.
+
+        Args:
+          params: the initial weights, see `init`.
+
+        Returns:
+          The state.
+        """
+        return engine.start(self, params, *self.network.dims(params))
+
+    def scan(
+        self,
+        state: MemoryState,
+        keys: jax.Array,
+        values: jax.Array,
+        queries: jax.Array,
+        gates: Mapping[str, jax.Array] | None = None,
+        reset: jax.Array | None = None,
+    ) -> tuple[jax.Array, MemoryState]:
+        """Writes and reads a sequence. Opens a new chunk; hand over between scans at multiples of `chunk_size`.
+
+        Args:
+          state: where to start from: `start(params)` or what a scan or step returned.
+          keys: [T, D_k]. L2-normalised keys keep the inner loop stable (learning_rate · C · ‖k‖² below about 2).
+          values: [T, D_v].
+          queries: [T, D_k].
+          gates: for each gate of the rule [T], or [T, D] for a value per output channel. A gate that has a constant in the rule may
+            be left out. With `window=c`, the optional gate "window" [T, c] weighs the losses of the last c tokens, newest first.
+          reset: bool [ceil(T / chunk_size)], True where a document begins: weights and rule state return to the start, and no
+            window reaches back.
+
+        Returns:
+          y [T, D_v] and the state after the last token.
+
+        Raises:
+          ValueError: if a shape does not fit, a gate is missing or unknown, or the implementation cannot run the rule.
+        """
+        gates = dict(gates or {})
+        self._check_arrays(state, keys, values, queries, 2)
+        tokens = keys.shape[0]
+        if values.shape[0] != tokens or queries.shape[0] != tokens:
+            raise ValueError(
+                f"values, queries: expected {tokens} tokens as in keys, got {values.shape[0]} and {queries.shape[0]}"
+            )
+        self._check_gates(gates, (tokens,))
+        chunks = -(-tokens // self.chunk_size)
+        if reset is not None and jnp.shape(reset) != (chunks,):
+            raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
+        return engine.scan(self, state, keys, values, queries, gates, reset)
+
+    def step(
+        self,
+        state: MemoryState,
+        key: jax.Array,
+        value: jax.Array,
+        query: jax.Array,
+        gates: Mapping[str, jax.typing.ArrayLike] | None = None,
+    ) -> tuple[jax.Array, MemoryState]:
+        """One token: the same numbers as `scan`, whose open chunk it continues.
+
+        Args:
+          state: the state before the token.
+          key: [D_k].
+          value: [D_v].
+          query: [D_k].
+          gates: for each gate of the rule a number; "window" [c].
+
+        Returns:
+          y [D_v] and the state after the token.
+
+        Raises:
+          ValueError: as for `scan`.
+        """
+        gates = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
+        self._check_arrays(state, key, value, query, 1)
+        self._check_gates(gates, ())
+        return engine.step(self, state, key, value, query, gates)
+
+    def plan(self, dim: int | tuple[int, int] = 64) -> Plan:
+        """How this memory will be run on keys and values of width `dim`, and why."""
+        state = jax.eval_shape(lambda key: self.start(self.init(key, dim)), jax.random.key(0))
+        gates = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in rules.gates(self.rule)}
+        return engine.make_plan(self, state, gates)
+
+    def _check_arrays(self, state: MemoryState, keys, values, queries, ndim: int) -> None:
+        for name, array in (("keys", keys), ("values", values), ("queries", queries)):
+            if array.ndim != ndim:
+                form = "[T, D]" if ndim == 2 else "[D]"
+                raise ValueError(
+                    f"{name}: expected one sequence of one head, shape {form}, got shape {array.shape}; use jax.vmap over heads and batch"
+                )
+        if keys.shape[-1] != queries.shape[-1]:
+            raise ValueError(f"queries: expected {keys.shape[-1]} features as in keys, got {queries.shape[-1]}")
+        if state.window is not None and (keys.shape[-1], values.shape[-1]) != self.window_dims(state):
+            raise ValueError(
+                f"keys, values: expected {self.window_dims(state)} features as in the state, got {(keys.shape[-1], values.shape[-1])}"
+            )
+
+    @staticmethod
+    def window_dims(state: MemoryState) -> tuple[int, int]:
+        """(D_k, D_v) of the window a state holds."""
+        return state.window.keys.shape[-1], state.window.values.shape[-1]
+
+    def _check_gates(self, gates: Mapping[str, jax.Array], leading: tuple[int, ...]) -> None:
+        known = rules.gates(self.rule)
+        allowed = [*known, *(["window"] if self.window > 1 else [])]
+        for name, gate in gates.items():
+            if name not in allowed:
+                near = difflib.get_close_matches(name, allowed, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"gates: expected names among {allowed}, got {name!r}{hint}")
+            shapes = [(*leading, self.window)] if name == "window" else [leading]
+            wide = name != "window" and gate.ndim == len(leading) + 1 and gate.shape[: len(leading)] == leading
+            if gate.shape not in shapes and not wide:
+                raise ValueError(f"gates[{name!r}]: expected shape {shapes[0]}, got {gate.shape}")
+            if wide and name == "learning_rate" and self.step_per == "chunk":
+                raise ValueError(
+                    "gates['learning_rate']: expected one number per token with step_per='chunk', got one per channel"
+                )
+        missing = [name for name, constant in known.items() if constant is None and name not in gates]
+        if missing:
+            raise ValueError(
+                f"gates: expected a value for {missing} at every token, or a constant in the rule; got {sorted(gates)}"
+            )
+
+
+def explain(memory: Memory, dim: int | tuple[int, int] = 64) -> None:
+    """Prints what the engine reads off a memory's rule, and the path it chose, in words.
+
+    Args:
+      memory: the memory.
+      dim: features of keys and values, or (dim_k, dim_v).
+
+    Example:
+      >>> import nested_jax as nj
+      >>> nj.explain(nj.Memory(rule=nj.rules.gradient_descent(), chunk_size=16))
+      scale_by_learning_rate(): elementwise-linear
+      implementation: dual. Chunk by chunk: response, as masked attention, no weights of a token are formed.
+    """
+    plan = memory.plan(dim)
+    for name, found in plan.links:
+        notes = [{"linear": "elementwise-linear"}.get(found.kind, found.kind)]
+        notes += ["reads the weights"] * found.reads_weights + ["with a clock"] * found.clock
+        print(f"{name}: {', '.join(notes)}" + (f" ({found.reason})" if found.reason else ""))
+    print(f"implementation: {plan.implementation}. {plan.reason[0].upper()}{plan.reason[1:]}.")

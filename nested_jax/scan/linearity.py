@@ -1,0 +1,328 @@
+"""An interpreter that reads a jaxpr as linear algebra: which outputs are a gate-weighted sum of which inputs, entry by entry.
+
+Every intermediate array is one of four things. `Uniform`: all entries equal one number that no data enters. `Known`: no data
+enters. `Linear`: entry by entry a sum of data inputs with one number each. `Opaque`: anything else. Only operations listed
+here keep an array linear, so a linear rule may be called opaque, never the reverse. The numbers are ordinary jax values: run
+under `vmap` over tokens, the interpretation *is* the linear system of DESIGN §5.2.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+
+class Uniform(NamedTuple):
+    """An array of `shape` whose entries all equal the scalar `value`, in which no data enters."""
+
+    value: Any
+    shape: tuple[int, ...]
+
+
+class Known(NamedTuple):
+    """An array in which no data enters."""
+
+    value: Any
+
+
+class Linear(NamedTuple):
+    """`sum_i terms[i] * input_i`, entry by entry; all inputs belong to one `leaf` of the weights."""
+
+    terms: Mapping[int, Any]
+    leaf: int
+
+
+class Opaque(NamedTuple):
+    """Any function of the data inputs in `sources`; `reason` is the first operation that was not linear."""
+
+    sources: frozenset[int]
+    reason: str
+
+
+Value = Uniform | Known | Linear | Opaque
+
+_ELEMENTWISE = frozenset(
+    [
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "copy",
+        "copy_p",
+        "cos",
+        "div",
+        "eq",
+        "erf",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sqrt",
+        "square",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+        "convert_element_type",
+    ]
+)
+_SHAPE_ONLY = frozenset(["broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice", "rev"])
+_CALLS = frozenset(
+    [
+        "jit",
+        "pjit",
+        "closed_call",
+        "core_call",
+        "remat",
+        "remat2",
+        "checkpoint",
+        "custom_jvp_call",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+    ]
+)
+
+
+class _Scalars:
+    """Arithmetic on the numbers of the system; equal expressions give the same object, so equal leaves can be seen to be equal."""
+
+    def __init__(self):
+        self._seen: dict[Any, Any] = {}
+        self._alive: list[Any] = []
+
+    def apply(self, primitive, params: Mapping[str, Any], *operands):
+        named = tuple(identity(o) for o in operands)
+        key = (primitive.name, str(sorted(params.items(), key=lambda item: item[0])), named)
+        if key not in self._seen:
+            self._alive.extend(operands)
+            if all(_concrete(o) for o in operands):
+                with jax.ensure_compile_time_eval():
+                    self._seen[key] = np.asarray(primitive.bind(*map(jnp.asarray, operands), **params))
+            else:
+                self._seen[key] = primitive.bind(*map(jnp.asarray, operands), **params)
+        return self._seen[key]
+
+    def binary(self, name: str, a, b):
+        if name == "mul" and _is(a, 1):
+            return b
+        if name in ("mul", "div") and _is(b, 1):
+            return a
+        if name == "add" and _is(a, 0):
+            return b
+        if name in ("add", "sub") and _is(b, 0):
+            return a
+        dtype = jnp.result_type(a, b)
+        return self.apply(_PRIMITIVE[name], {}, _cast(a, dtype), _cast(b, dtype))
+
+    def negate(self, a):
+        return self.apply(_PRIMITIVE["neg"], {}, a)
+
+
+_PRIMITIVE = {
+    "add": jax.lax.add_p,
+    "sub": jax.lax.sub_p,
+    "mul": jax.lax.mul_p,
+    "div": jax.lax.div_p,
+    "neg": jax.lax.neg_p,
+}
+
+
+def _concrete(value) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, int, float, bool))
+
+
+def identity(value):
+    """A key that is equal for two numbers of the system known to be equal at trace time."""
+    return ("literal", str(np.asarray(value).dtype), float(value)) if _concrete(value) else id(value)
+
+
+def _is(value, number) -> bool:
+    return _concrete(value) and np.ndim(value) == 0 and value == number
+
+
+def _cast(value, dtype):
+    return np.asarray(value, dtype) if _concrete(value) else value.astype(dtype) if value.dtype != dtype else value
+
+
+def is_zero(value: Value) -> bool:
+    """True where `value` is an array of zeros whatever the gates are."""
+    return isinstance(value, Uniform) and _is(value.value, 0)
+
+
+def known(array) -> Uniform | Known:
+    """A data-free array as the interpreter sees it."""
+    return Uniform(array, ()) if np.ndim(array) == 0 else Known(array)
+
+
+def materialize(value: Uniform | Known):
+    """The array itself."""
+    return jnp.broadcast_to(value.value, value.shape) if isinstance(value, Uniform) else value.value
+
+
+def interpret(jaxpr, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
+    """Reads `jaxpr` with its inputs given as values of the interpreter.
+
+    Args:
+      jaxpr: a `Jaxpr` whose outputs are to be understood.
+      consts: its constants, arrays.
+      inputs: one `Value` per input variable; data inputs are `Linear({i: 1.0}, leaf)`.
+
+    Returns:
+      One `Value` per output variable.
+    """
+    return _run(jaxpr, [_constant(c) for c in consts], inputs, _Scalars())
+
+
+def _constant(array) -> Uniform | Known:
+    if (
+        not isinstance(array, jax.core.Tracer)
+        and np.ndim(array) > 0
+        and not jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended)
+    ):
+        entries = np.asarray(array)
+        if entries.size and (entries == entries.flat[0]).all():
+            return Uniform(entries.flat[0], entries.shape)
+    return known(array)
+
+
+def _run(jaxpr, consts: Sequence[Value], inputs: Sequence[Value], scalars: _Scalars) -> list[Value]:
+    env: dict[Any, Value] = {}
+
+    def read(var) -> Value:
+        return (
+            Uniform(np.asarray(var.val, var.aval.dtype), var.aval.shape) if isinstance(var, jex.Literal) else env[var]
+        )
+
+    for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True):
+        env[var] = value
+    for eqn in jaxpr.eqns:
+        outputs = _equation(eqn, [read(v) for v in eqn.invars], scalars)
+        for var, value in zip(eqn.outvars, outputs, strict=True):
+            env[var] = value
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _equation(eqn, inputs: list[Value], scalars: _Scalars) -> list[Value]:
+    name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape if eqn.outvars else ()
+    if name in _CALLS:
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
+        if inner is not None:
+            closed = isinstance(inner, jex.ClosedJaxpr)
+            consts = [_constant(c) for c in inner.consts] if closed else []
+            return _run(inner.jaxpr if closed else inner, consts, inputs, scalars)
+    if not any(isinstance(v, (Linear, Opaque)) for v in inputs):
+        return _data_free(eqn, name, shape, inputs, scalars)
+    if not any(isinstance(v, Opaque) for v in inputs):
+        result = _linear(eqn, name, shape, inputs, scalars)
+        if result is not None:
+            return [result]
+    return [_opaque(inputs, name)] * len(eqn.outvars)
+
+
+def _opaque(inputs: Sequence[Value], name: str) -> Opaque:
+    sources: set[int] = set()
+    reasons = [v.reason for v in inputs if isinstance(v, Opaque)]
+    for value in inputs:
+        if isinstance(value, (Linear, Opaque)):
+            sources |= set(value.terms if isinstance(value, Linear) else value.sources)
+    return Opaque(frozenset(sources), reasons[0] if reasons else name)
+
+
+def _data_free(eqn, name: str, shape, inputs, scalars: _Scalars) -> list[Value]:
+    uniform = all(isinstance(v, Uniform) for v in inputs)
+    if uniform and name in _ELEMENTWISE:
+        return [Uniform(scalars.apply(eqn.primitive, eqn.params, *(v.value for v in inputs)), shape)]
+    if uniform and name in _SHAPE_ONLY:
+        return [Uniform(inputs[0].value, shape)]
+    subfuns, params = eqn.primitive.get_bind_params(eqn.params)
+    outputs = eqn.primitive.bind(*subfuns, *(materialize(v) for v in inputs), **params)
+    return [known(o) for o in (outputs if eqn.primitive.multiple_results else [outputs])]
+
+
+def _linear(eqn, name: str, shape, inputs: list[Value], scalars: _Scalars) -> Linear | None:
+    """The output as a `Linear`, or None where the operation is not known to be linear in the data."""
+    if any(v.aval.shape not in ((), shape) for v in eqn.invars):
+        return None
+    if name in ("add", "add_any", "sub"):
+        a, b = (Linear({}, _leaf(inputs)) if is_zero(v) else v for v in inputs)
+        if not (isinstance(a, Linear) and isinstance(b, Linear) and a.leaf == b.leaf):
+            return None
+        terms = dict(a.terms)
+        for i, coefficient in b.terms.items():
+            if name == "sub":
+                terms[i] = scalars.binary("sub", terms[i], coefficient) if i in terms else scalars.negate(coefficient)
+            else:
+                terms[i] = scalars.binary("add", terms[i], coefficient) if i in terms else coefficient
+        return Linear(terms, a.leaf)
+    if name in ("mul", "div"):
+        if name == "mul" and isinstance(inputs[0], Uniform):
+            inputs = inputs[::-1]
+        a, b = inputs
+        if not (isinstance(a, Linear) and isinstance(b, Uniform)):
+            return None
+        return Linear({i: scalars.binary(name, c, b.value) for i, c in a.terms.items()}, a.leaf)
+    if name == "neg":
+        return Linear({i: scalars.negate(c) for i, c in inputs[0].terms.items()}, inputs[0].leaf)
+    if name == "integer_pow":
+        return inputs[0] if eqn.params["y"] == 1 else None
+    if name in ("copy", "copy_p", *_SHAPE_ONLY):
+        same = eqn.invars[0].aval.shape == shape and name not in ("transpose", "rev")
+        return inputs[0] if same and len(inputs) == 1 else None
+    if name == "convert_element_type":
+        return inputs[0] if _exact(eqn.invars[0].aval.dtype, eqn.params["new_dtype"]) else None
+    if name == "select_n":
+        return _select(eqn, inputs, scalars)
+    return None
+
+
+def _leaf(inputs: Sequence[Value]) -> int:
+    return next(v.leaf for v in inputs if isinstance(v, Linear))
+
+
+def _exact(old, new) -> bool:
+    return jnp.issubdtype(new, jnp.floating) and jnp.promote_types(old, new) == new
+
+
+def _select(eqn, inputs: list[Value], scalars: _Scalars) -> Linear | None:
+    predicate, *cases = inputs
+    if not isinstance(predicate, Uniform):
+        return None
+    leaf = _leaf(cases)
+    cases = [Linear({}, leaf) if is_zero(v) else v for v in cases]
+    if not all(isinstance(v, Linear) and v.leaf == leaf for v in cases):
+        return None
+    terms = {}
+    for i in sorted({i for case in cases for i in case.terms}):
+        branches = [case.terms.get(i, np.asarray(0.0, jnp.float32)) for case in cases]
+        dtype = jnp.result_type(*branches)
+        terms[i] = scalars.apply(eqn.primitive, eqn.params, predicate.value, *(_cast(b, dtype) for b in branches))
+    return Linear(terms, leaf)

@@ -1,0 +1,89 @@
+"""Materialised weights: every token's gradient and weights formed, linear stages by `jax.lax.associative_scan`.
+
+An oracle of its own for the chunk-parallel forms, and what most public ports of Titans do. Memory grows with
+tokens × weights; the dual form gives the same numbers without it.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from nested_jax.scan import stages, token
+from nested_jax.scan.operations import PerToken
+from nested_jax.scan.plan import Plan
+from nested_jax.scan.response import Response
+from nested_jax.scan.stages import Formed, Layout, Prepared, Updates
+from nested_jax.scan.state import Carry, Chunk, Specification
+from nested_jax.scan.structure import System
+
+
+def trajectory(z: jax.Array, system: System, updates: jax.Array) -> jax.Array:
+    """z before the chunk and after each of its tokens, [C + 1, n, ...leaf], by an associative scan of `z -> A_t z + B_t g_t`."""
+    pushed = jax.vmap(lambda b, g: jnp.tensordot(b, g, axes=0))(system.B, updates)
+
+    def compose(first, second):
+        (A, x), (B, y) = first, second
+        return jnp.einsum("tij,tjk->tik", B, A), jnp.einsum("tij,tj...->ti...", B, x) + y
+
+    A, x = jax.lax.associative_scan(compose, (system.A, pushed))
+    return jnp.concatenate([z[None], jnp.einsum("tij,j...->ti...", A, z) + x])
+
+
+def by_scan(z: jax.Array, system: System, rolled: Response | None, name: str, updates: Updates):
+    """A linear stage by an associative scan: outputs [C, ...leaf] and z after the chunk."""
+    del rolled
+    arrays = updates.formed()[name]
+    path = trajectory(z, system, arrays)
+    outputs = jax.vmap(lambda c, d, z, g: jnp.tensordot(c, z, axes=1) + d * g)(system.C, system.D, path[:-1], arrays)
+    return outputs, path[-1]
+
+
+def gradients(spec: Specification, weights, tokens: Chunk, keep=None) -> dict[str, jax.Array]:
+    """Every token's gradient, formed: name -> [C, ...leaf]; `keep` name -> [C] scales the weights it is taken at."""
+
+    def one(key, value, live, keep):
+        at = weights if keep is None else {name: keep[name] * w for name, w in weights.items()}
+        return token.gradient(spec, at, key[None], value[None], live[None])
+
+    each = jax.vmap(one)(tokens.keys, tokens.values, tokens.live, keep)
+    return each if tokens.band is None else jax.tree.map(lambda g: jnp.tensordot(tokens.band, g, axes=1), each)
+
+
+def chunk(
+    spec: Specification,
+    plan: Plan,
+    layouts: Sequence[Layout],
+    carry: Carry,
+    tokens: Chunk,
+    prepared: Sequence[Prepared],
+) -> tuple[Carry, jax.Array]:
+    """One chunk: the state after it (its window is the caller's) and y [C, D_v]."""
+    weights, names = carry.weights, sorted(carry.weights)
+    layout, ready = layouts[-1], prepared[-1]
+    groups = dict(zip(names, layout.groups, strict=True))
+
+    keep = {name: ready.systems[groups[name]].A[:, 0, 0] for name in names} if spec.retain_first else None
+    updates, rule_state = stages.walk(
+        plan,
+        layouts,
+        prepared,
+        weights,
+        carry.rule_state,
+        tokens.gates,
+        Formed(gradients(spec, weights, tokens, keep)),
+        by_scan,
+    )
+
+    stage = plan.stages[-1]
+    state = (weights, stage.states(rule_state))
+    z = stages.gather(weights, state, layout)
+    arrays = updates.formed()
+    paths = {name: trajectory(z[name], ready.systems[groups[name]], arrays[name]) for name in names}
+    count = tokens.queries.shape[0]
+    rows = {"after": slice(1, count + 1), "before": slice(0, count), "start": jnp.zeros(count, int)}[spec.read]
+    y = spec.network(PerToken({name: path[rows, 0] for name, path in paths.items()}), tokens.queries)
+    weights, states = stages.scatter(
+        weights, state, layout, {name: path[-1] for name, path in paths.items()}, ready.after
+    )
+    return Carry(weights, stage.replace(rule_state, states), None), y

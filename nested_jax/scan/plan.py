@@ -1,0 +1,155 @@
+"""How a memory's rule will be run, and why: the stages of its chain and the implementation chosen (DESIGN §5)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from nested_jax.scan import structure
+from nested_jax.scan.state import Specification
+from nested_jax.scan.structure import Structure
+
+IMPLEMENTATIONS = ("auto", "scan", "dual", "materialize")
+
+Path = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Neighbouring links of one kind: "linear" or "timewise". `links` are (position in the rule's state, link) pairs."""
+
+    kind: str
+    links: tuple[tuple[Path, optax.GradientTransformation], ...]
+
+    def step(self, updates, states, weights, gates):
+        """The links one after the other; `states` is a tuple with one state per link."""
+        after = []
+        for (_, link), state in zip(self.links, states, strict=True):
+            updates, state = structure.rule_step(link)(updates, state, weights, gates)
+            after.append(state)
+        return updates, tuple(after)
+
+    def states(self, rule_state) -> tuple[Any, ...]:
+        """The states of this stage's links."""
+        return tuple(_get(rule_state, path) for path, _ in self.links)
+
+    def replace(self, rule_state, states):
+        """`rule_state` with the states of this stage's links replaced."""
+        for (path, _), state in zip(self.links, states, strict=True):
+            rule_state = _set(rule_state, path, state)
+        return rule_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The implementation chosen for a memory.
+
+    Attributes:
+      implementation: "scan", "dual" or "materialize".
+      stages: the rule's stages; the last is linear. Empty for "scan" and for `step_per="chunk"`.
+      links: (name, `Structure`) of what was analysed, link by link where the rule shows its links.
+      reason: why this implementation, in words.
+    """
+
+    implementation: str
+    stages: tuple[Stage, ...]
+    links: tuple[tuple[str, Structure], ...]
+    reason: str
+
+
+def make(spec: Specification, weights, rule_state, gates: Mapping[str, jax.Array]) -> Plan:
+    """Analyses a memory's rule on these shapes and chooses how to run it.
+
+    Args:
+      spec: the memory.
+      weights: its weights, arrays or shapes.
+      rule_state: the rule's state for them.
+      gates: one token's gates, without "window".
+
+    Returns:
+      The `Plan`.
+
+    Raises:
+      ValueError: if `spec.implementation` cannot run this rule; the message says why.
+    """
+    wanted = spec.implementation
+    links, stages, obstacle = _analyse(spec.rule, weights, rule_state, gates)
+    if wanted == "scan":
+        return Plan("scan", (), links, "token by token, as asked for")
+    if spec.step_per == "chunk":
+        reason = "the rule steps once per chunk: the chunk's gradient is one backward pass, then one step of the rule"
+        return Plan("dual" if wanted == "auto" else wanted, (), links, reason)
+    wide = [name for name, gate in gates.items() if gate.ndim > 0]
+    if not obstacle and wide:
+        obstacle = f"gate {wide[0]!r} has a value per channel, and the response of a rule is computed for one per token"
+    if not obstacle and spec.retain_first and spec.window > 1:
+        obstacle = "with retain_first every token of a window has its own decayed weights"
+    if obstacle:
+        if wanted != "auto":
+            raise ValueError(
+                f"implementation={wanted!r}: expected a rule that can be run over a chunk at once, but {obstacle}"
+            )
+        return Plan("scan", (), links, f"token by token: {obstacle}")
+    if wanted == "auto" and spec.chunk_size == 1:
+        return Plan(
+            "scan", (), links, "token by token: with chunk_size=1 every gradient is taken at the current weights"
+        )
+    steps = " → ".join("response" if stage.kind == "linear" else "timewise map" for stage in stages)
+    how = "as masked attention, no weights of a token are formed" if len(stages) == 1 else "over materialised updates"
+    if wanted == "materialize":
+        how = "by an associative scan over materialised weights"
+    return Plan("dual" if wanted == "auto" else wanted, stages, links, f"chunk by chunk: {steps}, {how}")
+
+
+def _analyse(rule, weights, rule_state, gates):
+    """(links with their structure, stages, why it cannot be run over a chunk at once or '')."""
+    whole = structure.classify(structure.rule_step(rule), weights, rule_state, gates)
+    links = _flatten(rule)
+    described = tuple(
+        (_name(link), structure.classify(structure.rule_step(link), weights, _get(rule_state, path), gates))
+        for path, link in links
+    )
+    if whole.kind == "linear":
+        return described, (Stage("linear", (((), rule),)),), ""
+    for name, found in described:
+        if found.kind == "sequential":
+            return described, (), f"{name} is sequential: {found.reason}"
+    stages: list[Stage] = []
+    for (path, link), (_, found) in zip(links, described, strict=True):
+        if stages and stages[-1].kind == found.kind:
+            stages[-1] = Stage(found.kind, (*stages[-1].links, (path, link)))
+        else:
+            stages.append(Stage(found.kind, ((path, link),)))
+    if stages[-1].kind == "timewise":
+        stages.append(Stage("linear", ()))
+    early = [link for stage in stages[:-1] for link in stage.links]
+    for (path, link), (name, found) in zip(links, described, strict=True):
+        if found.reads_weights and (path, link) in early:
+            return described, (), f"{name} reads the weights before a map that is not linear"
+    return described, tuple(stages), ""
+
+
+def _flatten(rule, path: Path = ()) -> list[tuple[Path, optax.GradientTransformation]]:
+    links = getattr(rule, "links", ())
+    if not links or links == (rule,):
+        return [(path, rule)]
+    return [found for i, link in enumerate(links) for found in _flatten(link, (*path, i))]
+
+
+def _name(rule) -> str:
+    return getattr(rule, "description", "") or getattr(rule.update, "__qualname__", "rule").split(".")[0]
+
+
+def _get(state, path: Path):
+    for i in path:
+        state = state[i]
+    return state
+
+
+def _set(state, path: Path, value):
+    if not path:
+        return value
+    i, *rest = path
+    return (*state[:i], _set(state[i], tuple(rest), value), *state[i + 1 :])

@@ -1,0 +1,217 @@
+"""The stages of a plan over chunks: what depends on gates alone, for all chunks at once, and the walk through one chunk.
+
+Gates are known before any chunk is processed, so clocks, linear systems and responses are computed outside the sequential
+loop over chunks. Inside it a chunk's updates go from stage to stage: linear stages by their response or by an associative
+scan, timewise ones by `vmap` over the tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from nested_jax.scan import response, structure
+from nested_jax.scan.operations import Factors, mixed_gradient
+from nested_jax.scan.plan import Plan, Stage
+from nested_jax.scan.response import Response
+from nested_jax.scan.structure import System
+
+
+class Prepared(NamedTuple):
+    """What one stage needs of its gates; leading axis [N] for chunks.
+
+    Attributes:
+      clocks: the clock leaves before each token, [N, C, ...].
+      after: the clock leaves after each chunk, [N, ...].
+      systems: the linear systems, A [N, C, n, n]; empty for a timewise stage.
+      responses: their roll-outs; empty for a timewise stage, and where the systems are scanned.
+    """
+
+    clocks: list[jax.Array]
+    after: list[jax.Array]
+    systems: list[System]
+    responses: list[Response]
+
+
+class Layout(NamedTuple):
+    """Which system each leaf of the weights has, and which leaves of the stage's state make up its z."""
+
+    groups: list[int]
+    members: list[list[int]]
+
+
+def last(plan: Plan, index: int) -> bool:
+    """Whether stage `index` is the one that writes the weights."""
+    return index == len(plan.stages) - 1
+
+
+def stage_view(plan: Plan, index: int, weights, rule_state):
+    """The step and the state of a stage; the last one carries the weights in its state."""
+    stage: Stage = plan.stages[index]
+    states = stage.states(rule_state)
+    return (structure.weight_step(stage.step), (weights, states)) if last(plan, index) else (stage.step, states)
+
+
+def prepare(
+    plan: Plan,
+    weights,
+    rule_state,
+    fresh_state,
+    gates: Mapping[str, jax.Array],
+    resets: jax.Array,
+    length: int,
+    roll: bool,
+) -> tuple[list[Prepared], list[Layout]]:
+    """Clocks, systems and (with `roll`) responses of every stage.
+
+    Args:
+      plan: the plan; its stages are linear and timewise in turn, the last is linear.
+      weights: the weights before the first chunk.
+      rule_state: the rule's state before the first chunk.
+      fresh_state: the rule's state of a memory that has seen nothing.
+      gates: name -> [N, C].
+      resets: bool [N].
+      length: C.
+      roll: whether to compute the responses.
+
+    Returns:
+      Per stage the `Prepared` arrays and the `Layout`.
+    """
+    prepared, layouts = [], []
+    for index, stage in enumerate(plan.stages):
+        step, state = stage_view(plan, index, weights, rule_state)
+        _, fresh = stage_view(plan, index, weights, fresh_state)
+        clocks, after = structure.advance_clocks(step, weights, state, gates, resets, fresh, length)
+        found, responses, layout = [], [], Layout([], [])
+        if stage.kind == "linear":
+            count = resets.shape[0] * length
+            flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), (dict(gates), clocks))
+            found, *positions = structure.systems(step, weights, state, *flat, count)
+            found = jax.tree.map(lambda x: x.reshape(resets.shape[0], length, *x.shape[1:]), found)
+            layout = Layout(*positions)
+            responses = [response.roll_out(system) for system in found] if roll else []
+        prepared.append(Prepared(clocks, after, found, responses))
+        layouts.append(layout)
+    return prepared, layouts
+
+
+class Updates(Protocol):
+    """The updates of a chunk's tokens, [C, ...leaf] each, formed or not."""
+
+    def mix(self, name: str, weights: jax.Array) -> jax.Array:
+        """`sum_t weights[r, t] u_t`: [R, C] -> [R, ...leaf]."""
+        ...
+
+    def formed(self) -> dict[str, jax.Array]:
+        """name -> [C, ...leaf]."""
+        ...
+
+
+class Factored(NamedTuple):
+    """Gradients as factors, with the band [C, S] of a window or None."""
+
+    factors: Factors
+    band: jax.Array | None
+
+    def mix(self, name: str, weights: jax.Array) -> jax.Array:
+        return mixed_gradient(self.factors, name, weights if self.band is None else weights @ self.band)
+
+    def formed(self) -> dict[str, jax.Array]:
+        count = next(iter(self.factors.errors.values())).shape[0] if self.band is None else self.band.shape[0]
+        return {name: self.mix(name, jnp.eye(count, dtype=e.dtype)) for name, e in self.factors.errors.items()}
+
+
+class Formed(NamedTuple):
+    """Updates as arrays: name -> [C, ...leaf]."""
+
+    arrays: dict[str, jax.Array]
+
+    def mix(self, name: str, weights: jax.Array) -> jax.Array:
+        return jnp.tensordot(weights, self.arrays[name], axes=1)
+
+    def formed(self) -> dict[str, jax.Array]:
+        return self.arrays
+
+
+# (z [n, ...leaf], system, response or None, name, updates) -> (outputs [C, ...leaf], z after the chunk)
+LinearStage = Callable[[jax.Array, System, Response | None, str, Updates], tuple[jax.Array, jax.Array]]
+
+
+def gather(weights: Mapping[str, jax.Array], state, layout: Layout) -> dict[str, jax.Array]:
+    """The stage's state as one z [n, ...leaf] per leaf of the weights."""
+    leaves = jax.tree.leaves(state)
+    names = sorted(weights)
+    return {
+        name: jnp.stack([leaves[i] for i in members])
+        if members
+        else jnp.zeros((0, *weights[name].shape), weights[name].dtype)
+        for name, members in zip(names, layout.members, strict=True)
+    }
+
+
+def scatter(weights, state, layout: Layout, z: Mapping[str, jax.Array], clocks: Sequence[jax.Array]):
+    """The stage's state with every z put back and its clock leaves replaced."""
+    leaves, treedef = jax.tree.flatten(state)
+    remaining = iter(clocks)
+    for i, owner in enumerate(structure.owners(weights, state)):
+        if owner is None:
+            leaves[i] = next(remaining)
+    for name, members in zip(sorted(weights), layout.members, strict=True):
+        for row, i in enumerate(members):
+            leaves[i] = z[name][row].astype(leaves[i].dtype)
+    return treedef.unflatten(leaves)
+
+
+def walk(
+    plan: Plan,
+    layouts: Sequence[Layout],
+    prepared: Sequence[Prepared],
+    weights,
+    rule_state,
+    gates: Mapping[str, jax.Array],
+    updates: Updates,
+    linear: LinearStage,
+):
+    """Sends a chunk's updates through all stages but the last.
+
+    Args:
+      plan: the plan.
+      layouts: per stage.
+      prepared: per stage, this chunk's.
+      weights: at the chunk's start.
+      rule_state: at the chunk's start.
+      gates: name -> [C].
+      updates: the gradients.
+      linear: how a linear stage is run.
+
+    Returns:
+      The updates that the last stage gets, and the rule's state with those stages advanced.
+    """
+    for index, stage in enumerate(plan.stages[:-1]):
+        states = stage.states(rule_state)
+        ready, layout = prepared[index], layouts[index]
+        if stage.kind == "timewise":
+            updates = Formed(_timewise(stage, states, weights, gates, ready, updates.formed()))
+            states = scatter(weights, states, Layout([], [[] for _ in weights]), {}, ready.after)
+        else:
+            z = gather(weights, states, layout)
+            outputs, ends = {}, {}
+            for name, group in zip(sorted(weights), layout.groups, strict=True):
+                rolled = ready.responses[group] if ready.responses else None
+                outputs[name], ends[name] = linear(z[name], ready.systems[group], rolled, name, updates)
+            updates = Formed(outputs)
+            states = scatter(weights, states, layout, ends, ready.after)
+        rule_state = stage.replace(rule_state, states)
+    return updates, rule_state
+
+
+def _timewise(
+    stage: Stage, states, weights, gates, ready: Prepared, updates: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    nothing = Layout([], [[] for _ in weights])
+
+    def token(update, clocks, gates):
+        return stage.step(update, scatter(weights, states, nothing, {}, clocks), weights, gates)[0]
+
+    return jax.vmap(token)(updates, ready.clocks, dict(gates))

@@ -1,0 +1,274 @@
+"""The structure of a rule, read off the jaxpr of its `update` on the real shapes (DESIGN §5.1).
+
+*elementwise-linear*: once the gates are fixed, every entry of the step is a weighted sum of the same entry of the gradient, of
+the rule's state and of the weights. *timewise*: a map of the current update alone, whatever it is. Anything else is
+*sequential*. State that no gradient enters (step counts, scheduled hyperparameters) is a *clock*: known for every token in
+advance.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nested_jax.scan import linearity
+
+Kind = Literal["linear", "timewise", "sequential"]
+Step = Callable[..., tuple[Any, Any]]  # (updates, state, weights, gates) -> (updates, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What kind of map a rule is.
+
+    Attributes:
+      kind: "linear" (elementwise-linear), "timewise" or "sequential".
+      reads_weights: whether the outgoing updates or the state depend on the weights.
+      clock: whether the rule carries state that no gradient enters.
+      reason: in words, why it is not linear; empty for a linear rule.
+    """
+
+    kind: Kind
+    reads_weights: bool
+    clock: bool
+    reason: str = ""
+
+
+class System(NamedTuple):
+    """`z_t = A_t z_{t-1} + B_t g_t` and the output `u_t = C_t z_{t-1} + D_t g_t` of one entry of one group of leaves.
+
+    Shapes per token: A [n, n], B [n], C [n], D []; further leading axes for tokens.
+    """
+
+    A: jax.Array
+    B: jax.Array
+    C: jax.Array
+    D: jax.Array
+
+
+def rule_step(rule: optax.GradientTransformation) -> Step:
+    """`rule` as a function of (updates, state, weights, gates)."""
+    update = optax.with_extra_args_support(rule).update
+    return lambda updates, state, weights, gates: update(updates, state, weights, **gates)
+
+
+def weight_step(step: Step) -> Step:
+    """`step` with the weights as its output and as the first part of its state: `(weights, state)`."""
+
+    def stepped(updates, state, weights, gates):
+        del weights
+        updates, inner = step(updates, state[1], state[0], gates)
+        weights = optax.apply_updates(state[0], updates)
+        return weights, (weights, inner)
+
+    return stepped
+
+
+def owners(weights, state) -> list[int | None]:
+    """For every leaf of a rule's `state`, the leaf of `weights` that it mirrors (same path and shape, float), or None: a clock."""
+    weight_paths = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(weights)]
+    found: list[int | None] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+        matches = [
+            i
+            for i, (weight_path, weight) in enumerate(weight_paths)
+            if is_float and path[len(path) - len(weight_path) :] == weight_path and leaf.shape == weight.shape
+        ]
+        found.append(matches[0] if matches else None)
+    return found
+
+
+class Reading(NamedTuple):
+    """A step as the interpreter sees it: outputs and new state as `linearity.Value`s, with the layout of both."""
+
+    outputs: list[linearity.Value]
+    state: list[linearity.Value]
+    owners: list[int | None]
+    members: list[list[int]]  # per leaf of the weights: the state leaves that mirror it, in order
+    updates: int  # number of update leaves; data input i < updates is an update, then come state leaves, then weights
+    reads_weights: bool
+
+
+def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: list[Any]) -> Reading:
+    """Interprets one step.
+
+    Args:
+      step: the update, with or without the weights in its state.
+      weights: tree of arrays or shapes.
+      state: the step's state, arrays or shapes.
+      gates: one token's gates.
+      clocks: the values of the state's clock leaves at this token, in order.
+
+    Returns:
+      The reading.
+    """
+    shape = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    gates = {name: jnp.asarray(gate) for name, gate in gates.items()}
+    weight_leaves, state_leaves = jax.tree.leaves(weights), jax.tree.leaves(state)
+    state_owners = owners(weights, state)
+    closed = jax.make_jaxpr(step)(shape(weights), shape(state), shape(weights), shape(gates))
+
+    count = len(weight_leaves)
+    inputs: list[linearity.Value] = [_unit(i, i, leaf) for i, leaf in enumerate(weight_leaves)]
+    remaining = iter(clocks)
+    for i, (leaf, owner) in enumerate(zip(state_leaves, state_owners, strict=True)):
+        inputs.append(linearity.known(next(remaining)) if owner is None else _unit(count + i, owner, leaf))
+    first_weight = count + len(state_leaves)
+    inputs += [_unit(first_weight + i, i, leaf) for i, leaf in enumerate(weight_leaves)]
+    inputs += [linearity.known(gate) for gate in jax.tree.leaves(gates)]
+
+    values = linearity.interpret(closed.jaxpr, closed.consts, inputs)
+    reads_weights = any(
+        source >= first_weight
+        for value in values
+        if isinstance(value, (linearity.Linear, linearity.Opaque))
+        for source in (value.terms if isinstance(value, linearity.Linear) else value.sources)
+    )
+    members = [[i for i, owner in enumerate(state_owners) if owner == leaf] for leaf in range(count)]
+    return Reading(values[:count], values[count:], state_owners, members, count, reads_weights)
+
+
+def _unit(index: int, leaf: int, array) -> linearity.Linear:
+    return linearity.Linear({index: np.ones((), array.dtype)}, leaf)
+
+
+def classify(step: Step, weights, state, gates: Mapping[str, jax.Array]) -> Structure:
+    """The structure of a rule's step on these shapes.
+
+    Args:
+      step: a rule's step, see `rule_step`.
+      weights: tree of arrays or shapes.
+      state: the rule's state for them.
+      gates: one token's gates.
+
+    Returns:
+      Its `Structure`. The analysis is sound: a rule that is called linear is linear.
+    """
+    found = []
+
+    def trace(gates, clocks):
+        found.append(read(step, weights, state, gates, clocks))
+        return 0
+
+    clocks = [leaf for leaf, owner in zip(jax.tree.leaves(state), owners(weights, state), strict=True) if owner is None]
+    jax.eval_shape(trace, dict(gates), clocks)
+    (reading,) = found
+    clock = bool(clocks)
+
+    reason = ""
+    for value, leaf in zip(reading.outputs, range(len(reading.outputs)), strict=True):
+        reason = reason or _not_linear(value, leaf)
+    clock_reason = ""
+    for value, owner in zip(reading.state, reading.owners, strict=True):
+        if owner is not None:
+            reason = reason or _not_linear(value, owner)
+        elif isinstance(value, (linearity.Linear, linearity.Opaque)):
+            clock_reason = "state of another shape than the weights depends on the gradients"
+    if not reason and not clock_reason:
+        return Structure("linear", reading.reads_weights, clock)
+    stateless = all(owner is None for owner in reading.owners) and not clock_reason
+    if stateless and not reading.reads_weights:
+        return Structure("timewise", False, clock, reason)
+    return Structure("sequential", reading.reads_weights, clock, clock_reason or reason)
+
+
+def _not_linear(value: linearity.Value, leaf: int) -> str:
+    if linearity.is_zero(value) or (isinstance(value, linearity.Linear) and value.leaf == leaf):
+        return ""
+    if isinstance(value, linearity.Opaque):
+        return f"`{value.reason}` is not an elementwise-linear operation on the gradients"
+    return "it adds a constant" if not isinstance(value, linearity.Linear) else "it mixes leaves"
+
+
+def clock_leaves(weights, state) -> list[Any]:
+    """The leaves of a rule's state that no gradient enters."""
+    return [leaf for leaf, owner in zip(jax.tree.leaves(state), owners(weights, state), strict=True) if owner is None]
+
+
+def advance_clocks(
+    step: Step, weights, state, gates: Mapping[str, jax.Array], resets: jax.Array, fresh, length: int
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The clock leaves of a rule before each token, and after each chunk.
+
+    Args:
+      step: the rule's step.
+      weights: tree of arrays or shapes.
+      state: the state before the first token.
+      gates: name -> [N, C, ...].
+      resets: bool [N]; where set, the clocks of that chunk start from those of `fresh`.
+      fresh: the state of a memory that has seen nothing.
+      length: C, the tokens of a chunk.
+
+    Returns:
+      One [N, C, ...] array per clock leaf, and one [N, ...].
+    """
+    clocks, initial = clock_leaves(weights, state), clock_leaves(weights, fresh)
+    if not clocks:
+        return [], []
+
+    def token(clocks, gates):
+        reading = read(step, weights, state, gates, clocks)
+        after = [v for v, owner in zip(reading.state, reading.owners, strict=True) if owner is None]
+        return [linearity.materialize(v).astype(c.dtype) for v, c in zip(after, clocks, strict=True)], clocks
+
+    def chunk(clocks, inputs):
+        gates, reset = inputs
+        clocks = [jnp.where(reset, new, old) for new, old in zip(initial, clocks, strict=True)]
+        after, before = jax.lax.scan(token, clocks, gates, length=length)
+        return after, (before, after)
+
+    return jax.lax.scan(chunk, clocks, (dict(gates), resets))[1]
+
+
+def systems(
+    step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: list[jax.Array], tokens: int
+) -> tuple[list[System], list[int], list[list[int]]]:
+    """The linear systems of an elementwise-linear step, one per group of leaves that share theirs.
+
+    Args:
+      step: an elementwise-linear step.
+      weights: tree of arrays or shapes.
+      state: the step's state.
+      gates: name -> [tokens].
+      clocks: the clock leaves before each token, [tokens, ...] each.
+      tokens: their number.
+
+    Returns:
+      The systems, with A [tokens, n, n]; for every leaf of the weights the index of its system; and for every leaf the state
+      leaves that make up its z.
+    """
+    layout: list[Any] = []
+
+    def token(_, gates, clocks):
+        reading = read(step, weights, state, gates, clocks)
+        found: list[System] = []
+        keys: list[Any] = []
+        groups: list[int] = []
+        for leaf, members in enumerate(reading.members):
+            rows = [*(reading.state[i] for i in members), reading.outputs[leaf]]
+            sources = [*(reading.updates + i for i in members), leaf]
+            dtype = jnp.promote_types(jax.tree.leaves(weights)[leaf].dtype, jnp.float32)
+            entries = [[_entry(row, source) for source in sources] for row in rows]
+            key = tuple(linearity.identity(e) for row in entries for e in row)
+            if key not in keys:
+                keys.append(key)
+                table = jnp.stack([jnp.stack([jnp.asarray(e, dtype) for e in row]) for row in entries])
+                found.append(System(table[:-1, :-1], table[:-1, -1], table[-1, :-1], table[-1, -1]))
+            groups.append(keys.index(key))
+        layout[:] = [groups, reading.members]
+        return found
+
+    return jax.vmap(token)(jnp.arange(tokens), dict(gates), clocks), *layout
+
+
+def _entry(value: linearity.Value, source: int):
+    return (
+        value.terms.get(source, np.zeros((), np.float32))
+        if isinstance(value, linearity.Linear)
+        else np.zeros((), np.float32)
+    )
