@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +41,10 @@ class Rule(optax.GradientTransformationExtraArgs):
         rule.description = description or _describe_pair(init, update, ())
         rule._links = links
         return rule
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> "Rule":
+        return cls(*iterable)
 
     @property
     def links(self) -> tuple[optax.GradientTransformation, ...]:
