@@ -1,4 +1,4 @@
-"""Polynomial features with learnable Taylor weights: a memory over φ(k) has O(d^p) capacity (Atlas §3.1, eqs 4-5, 22-23)."""
+"""Polynomial features with learnable Taylor weights: capacity O(d^p) instead of O(d) (Atlas §3.1, eqs 4-5, 22-23)."""
 
 import dataclasses
 import itertools
@@ -16,13 +16,13 @@ _LAYOUTS = ("symmetric", "tensor")
 class Polynomial:
     """All monomials of x up to a degree, weighted so that `φ(q)·φ(k) = Σ_i a_i (q·k)^i` exactly.
 
-    The a_i are the Taylor weights: 1/i! approximates exp(q·k), and `a = (0, 1, 0, ...)` gives back φ(x) = x. The degree-i block is multiplied by
-    √a_i on keys and queries alike, so that the weights must not be negative.
+    The a_i are the Taylor weights: 1/i! approximates exp(q·k), and `a = (0, 1, 0, ...)` gives back φ(x) = x. The
+    degree-i block is multiplied by √a_i on keys and queries alike, so that the weights must not be negative.
 
     Attributes:
       degree: p >= 1.
-      layout: "symmetric" holds each monomial once with the root of its multinomial coefficient, width C(d + p, p); "tensor" holds
-        the blocks 1, x, x⊗x, ... as they are, width Σ d^i. Both give the same inner products.
+      layout: "symmetric" holds each monomial once with the root of its multinomial coefficient, width C(d + p, p);
+        "tensor" holds the blocks 1, x, x⊗x, ... as they are, width Σ d^i. Both give the same inner products.
 
     Example:
       >>> import jax.numpy as jnp, nested_jax as nj
@@ -92,7 +92,7 @@ def _root(a: jax.Array) -> jax.Array:
 
 
 def _monomials(dim: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """The index tuples of all monomials of a degree, [count, degree], and the roots of their multinomial coefficients."""
+    """All monomials of a degree as index tuples [count, degree], and the roots of their multinomial coefficients."""
     index = np.array(list(itertools.combinations_with_replacement(range(dim), degree)))
     weight = [
         math.sqrt(math.factorial(degree) / math.prod(math.factorial(n) for n in Counter(row).values()))

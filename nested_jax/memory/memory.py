@@ -1,4 +1,4 @@
-"""`Memory`: a network, an objective and a rule, run over a sequence (DESIGN §1; MIRAS §3; Titans eqs 11-15)."""
+"""`Memory`: a network, an objective and a rule, run over a sequence (Titans eqs 11-15; MIRAS §3)."""
 
 import dataclasses
 import difflib
@@ -18,27 +18,29 @@ from nested_jax.scan.state import MemoryState
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """A memory is an optimizer run over a sequence: each token writes (key -> value) by one step of a rule, and a query reads.
+    """An optimizer run over a sequence: each token writes (key -> value) by one step of a rule, and a query reads.
 
         g_t = ∇ Σ_j window_t[j] · objective(network(W; k_{t-j}), v_{t-j})         at W, the weights of the chunk's start
         W_t = W_{t-1} + rule(g_t, W_{t-1}; gates_t)
         y_t = network(W_t; q_t)
 
-    One sequence of one head; `jax.vmap` over heads and batch. Everything is differentiable, jittable and free of hidden state.
+    One sequence of one head; `jax.vmap` over heads and batch. Everything is differentiable, jittable and free of hidden
+    state.
 
     Attributes:
       network: the function that is the memory: `nj.networks.Linear()`, `MLP(...)`, `GatedMLP(...)`.
       objective: the inner loss, ([T, D], [T, D]) -> [T]: `nj.objectives.l2`, `dot_product`, any other.
       rule: what is done with a gradient: one of `nj.rules`, or any optax transformation.
-      chunk_size: tokens whose gradients are taken at the same weights, those at the chunk's start; 1 is the exact online rule.
+      chunk_size: tokens whose gradients are taken at the same weights, those at the chunk's start; 1 is the exact
+        online rule.
       window: how many last tokens the loss at t sums over (the c of the Omega rule), >= 1.
-      step_per: "token", or "chunk": one step per chunk on the sum of its gradients weighted by their learning rates, the other
-        gates averaged; then only `read="start"` is causal.
-      read: the weights that a query reads: "after" its own token's write (Titans), "before" it, or those of the chunk's "start"
-        (Hope, LaCT).
+      step_per: "token", or "chunk": one step per chunk on the sum of its gradients weighted by their learning rates,
+        the other gates averaged; then only `read="start"` is causal.
+      read: the weights that a query reads: "after" its own token's write (Titans), "before" it, or those of the chunk's
+        "start" (Hope, LaCT).
       retain_first: whether gradients are taken at the already decayed weights, (1 − decay_t) W (Gated DeltaNet).
-      implementation: "auto", "scan" (token by token), "dual" (masked attention over a chunk), "materialize" (associative scan). All give
-        the same numbers; `nj.explain(memory)` says what "auto" chose and why.
+      implementation: "auto", "scan" (token by token), "dual" (masked attention over a chunk), "materialize"
+        (associative scan). All give the same numbers; `nj.explain(memory)` says what "auto" chose and why.
 
     Raises:
       ValueError: if a field is out of range or two do not go together.
@@ -54,7 +56,7 @@ class Memory:
       True
     """
 
-    network: Network = networks.MLP()
+    network: Network = dataclasses.field(default_factory=networks.MLP)
     objective: Objective = objectives.l2
     rule: optax.GradientTransformation = dataclasses.field(default_factory=rules.titans)
     chunk_size: int = 64
@@ -81,7 +83,8 @@ class Memory:
             raise ValueError(f"rule: expected an optax.GradientTransformation, got {type(self.rule).__name__}")
         if self.step_per == "chunk" and self.read != "start":
             raise ValueError(
-                f"read: expected 'start' with step_per='chunk', got {self.read!r}: the one step of a chunk knows all of its tokens"
+                f"read: expected 'start' with step_per='chunk', got {self.read!r}: "
+                "the one step of a chunk knows all of its tokens"
             )
         if self.step_per == "chunk" and self.retain_first:
             raise ValueError(
@@ -128,10 +131,11 @@ class Memory:
           keys: [T, D_k]. L2-normalised keys keep the inner loop stable (learning_rate · C · ‖k‖² below about 2).
           values: [T, D_v].
           queries: [T, D_k].
-          gates: for each gate of the rule [T], or [T, D] for a value per output channel. A gate that has a constant in the rule may
-            be left out. With `window=c`, the optional gate "window" [T, c] weighs the losses of the last c tokens, newest first.
-          reset: bool [ceil(T / chunk_size)], True where a document begins: weights and rule state return to the start, and no
-            window reaches back.
+          gates: for each gate of the rule [T], or [T, D] for a value per output channel. A gate that has a constant in
+            the rule may be left out. With `window=c`, the optional gate "window" [T, c] weighs the losses of the last c
+            tokens, newest first.
+          reset: bool [ceil(T / chunk_size)], True where a document begins: weights and rule state return to the start,
+            and no window reaches back.
 
         Returns:
           y [T, D_v] and the state after the last token.
@@ -191,19 +195,14 @@ class Memory:
             if array.ndim != ndim:
                 form = "[T, D]" if ndim == 2 else "[D]"
                 raise ValueError(
-                    f"{name}: expected one sequence of one head, shape {form}, got shape {array.shape}; use jax.vmap over heads and batch"
+                    f"{name}: expected one sequence of one head, shape {form}, got shape {array.shape}; "
+                    "use jax.vmap over heads and batch"
                 )
         if keys.shape[-1] != queries.shape[-1]:
             raise ValueError(f"queries: expected {keys.shape[-1]} features as in keys, got {queries.shape[-1]}")
-        if state.window is not None and (keys.shape[-1], values.shape[-1]) != self.window_dims(state):
-            raise ValueError(
-                f"keys, values: expected {self.window_dims(state)} features as in the state, got {(keys.shape[-1], values.shape[-1])}"
-            )
-
-    @staticmethod
-    def window_dims(state: MemoryState) -> tuple[int, int]:
-        """(D_k, D_v) of the window a state holds."""
-        return state.window.keys.shape[-1], state.window.values.shape[-1]
+        expected, got = self.network.dims(state.weights), (keys.shape[-1], values.shape[-1])
+        if got != expected:
+            raise ValueError(f"keys, values: expected {expected} features as in the state's weights, got {got}")
 
     def _check_gates(self, gates: Mapping[str, jax.Array], leading: tuple[int, ...]) -> None:
         known = rules.gates(self.rule)

@@ -1,8 +1,8 @@
 """Networks: the function that is the memory (Titans §3.1; Atlas eqs 42-43; TTT §2.7).
 
-A network holds no weights. `init(key, dim_k, dim_v)` makes them, a flat dict; calling it with `operations` and tokens x [T, D_k]
-gives [T, D_v]. It is written once against the two operations of `nested_jax.scan.operations`, and thereby runs plainly,
-recorded, or with every token's own weights.
+A network holds no weights. `init(key, dim_k, dim_v)` makes them, a flat dict; calling it with `operations` and tokens x
+[T, D_k] gives [T, D_v]. It is written once against the two operations of `nested_jax.scan.operations`, and thereby runs
+plainly, recorded, or with every token's own weights.
 """
 
 import dataclasses
@@ -62,7 +62,8 @@ class Linear:
 class MLP:
     """A multi-layer perceptron, `M(x) = x + norm(act(x @ w1) @ w2)` at depth 2.
 
-    Weights {"w1": [D_k, H], "w2": [H, D_v], ...} with H = expansion × D_v; with `bias` also {"b1", ...}, with `norm` {"gain"}.
+    Weights {"w1": [D_k, H], "w2": [H, D_v], ...} with H = expansion × D_v; with `bias` also {"b1", ...}, with `norm`
+    {"gain"}.
 
     Attributes:
       depth: layers, >= 1. Depth 1 without residual is `Linear`, with its weight called "w1".

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 def l2(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Half the squared error, `½ Σ_features (M(k) − v)²`.
 
-    With this half, a learning rate on a linear network is the β of the delta rule. The papers print the loss without it and
-    absorb the factor 2 in the learning rate.
+    With this half, a learning rate on a linear network is the β of the delta rule. The papers print the loss without it
+    and absorb the factor 2 in the learning rate.
 
     Args:
       prediction: the memory's answers M(k), [T, D].
@@ -32,7 +32,8 @@ def l2(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def dot_product(prediction: jax.Array, target: jax.Array) -> jax.Array:
-    """Negative similarity, `−⟨M(k), v⟩`; on a linear network its gradient step is the Hebbian write of linear attention.
+    """Negative similarity, `−⟨M(k), v⟩`; on a linear network its gradient step is the Hebbian write of linear
+    attention.
 
     Args:
       prediction: the memory's answers M(k), [T, D].

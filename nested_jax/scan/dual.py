@@ -1,9 +1,9 @@
-"""The dual form: a chunk of a linear rule as masked attention over its own tokens (DESIGN §5.3; Titans §3.2, TTT §2.4).
+"""The dual form: a chunk of a linear rule as masked attention over its own tokens (Titans §3.2, TTT §2.4).
 
-Three passes over a chunk: *write* records every token's gradient in factors at the chunk's start weights; *read* sends each
-query through the weights of its own token without forming them; *end* mixes the factors into the weights and the rule's state
-after the chunk. Rules with a map that is not linear between linear ones (Atlas: momentum, Newton-Schulz, decay) go stage by
-stage over formed updates. The naive code is `token.chunk`.
+Three passes over a chunk: *write* records every token's gradient in factors at the chunk's start weights; *read* sends
+each query through the weights of its own token without forming them; *end* mixes the factors into the weights and the
+rule's state after the chunk. Rules with a map that is not linear between linear ones (Atlas: momentum, Newton-Schulz,
+decay) go stage by stage over formed updates. The naive code is `token.chunk`.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The engine: a memory over a sequence, chunk after chunk, by whichever implementation its plan chose; and one token at a time."""
+"""The engine: a memory over a sequence, chunk by chunk as its plan says; and one token at a time."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,9 +1,10 @@
-"""An interpreter that reads a jaxpr as linear algebra: which outputs are a gate-weighted sum of which inputs, entry by entry.
+"""An interpreter that reads a jaxpr as linear algebra: which outputs are weighted sums of which inputs, entry by entry.
 
-Every intermediate array is one of four things. `Uniform`: all entries equal one number that no data enters. `Known`: no data
-enters. `Linear`: entry by entry a sum of data inputs with one number each. `Opaque`: anything else. Only operations listed
-here keep an array linear, so a linear rule may be called opaque, never the reverse. The numbers are ordinary jax values: run
-under `vmap` over tokens, the interpretation *is* the linear system of DESIGN §5.2.
+Every intermediate array is one of four things. `Uniform`: all entries equal one number that no data enters. `Known`: no
+data enters. `Linear`: entry by entry a sum of data inputs with one number each. `Opaque`: anything else. Only
+operations listed here keep an array linear, so a linear rule may be called opaque, never the reverse. The numbers are
+ordinary jax values: run under `vmap` over tokens, the interpretation *is* the linear system
+that `response` rolls out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,7 +114,7 @@ _CALLS = frozenset(
 
 
 class _Scalars:
-    """Arithmetic on the numbers of the system; equal expressions give the same object, so equal leaves can be seen to be equal."""
+    """Arithmetic on the numbers of the system; equal expressions give one object, so that equal leaves can be told."""
 
     def __init__(self):
         self._seen: dict[Any, Any] = {}

@@ -19,7 +19,7 @@ from nested_jax.scan.structure import System
 
 
 def trajectory(z: jax.Array, system: System, updates: jax.Array) -> jax.Array:
-    """z before the chunk and after each of its tokens, [C + 1, n, ...leaf], by an associative scan of `z -> A_t z + B_t g_t`."""
+    """z before the chunk and after each token, [C + 1, n, ...leaf]: an associative scan of `z -> A_t z + B_t g_t`."""
     pushed = jax.vmap(lambda b, g: jnp.tensordot(b, g, axes=0))(system.B, updates)
 
     def compose(first, second):

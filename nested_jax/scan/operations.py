@@ -1,12 +1,12 @@
-"""The two operations a network is written against, and the four ways to run them (DESIGN §5.3).
+"""The two operations a network is written against, and the four ways to run them.
 
 A network is a function `network(operations, x)` of tokens x [T, D_in] that touches its weights only through
 `operations.dense(name, x)`, which is `x @ w`, and `operations.vector(name)`, a row per token. Everything between them
 (activations, residuals, normalisation) is ordinary code that never mixes tokens. Each name may be used once.
 
-Because a dense layer's gradient for token i is the outer product of its input x_i and its output's error delta_i, recording x
-and delta is enough to know every token's gradient, and a query can be sent through the weights of *its* token without ever
-forming them.
+Because a dense layer's gradient for token i is the outer product of its input x_i and its output's error delta_i,
+recording x and delta is enough to know every token's gradient, and a query can be sent through the weights of *its*
+token without ever forming them.
 """
 
 from collections.abc import Callable, Mapping
@@ -141,7 +141,7 @@ class Mixed:
 
 
 class Factors(NamedTuple):
-    """Every token's gradient in factors: dense leaf s is `outer(inputs[s], errors[s])`, vector leaf s is `errors[s]`."""
+    """Every token's gradient in factors: `outer(inputs[s], errors[s])` for a dense leaf, `errors[s]` for a vector."""
 
     inputs: dict[str, jax.Array]
     errors: dict[str, jax.Array]
@@ -158,7 +158,8 @@ def record(
 ) -> Factors:
     """All tokens' gradients of the objective by one backward pass.
 
-    The naive code is `jax.vmap(jax.grad(loss), (None, 0, 0))(weights, keys, values)`, which forms S copies of the weights.
+    The naive code is `jax.vmap(jax.grad(loss), (None, 0, 0))(weights, keys, values)`, which forms S copies of the
+    weights.
 
     Args:
       network: the memory's network.

@@ -47,7 +47,8 @@ class Totals(NamedTuple):
 def totals(spec: Specification, implementation: str, weights, tokens: Chunk) -> Totals:
     """The sums over a chunk's tokens, all gradients taken at `weights`.
 
-    "dual" takes the chunk's gradient in one backward pass, "scan" token by token, "materialize" from all tokens' gradients.
+    "dual" takes the chunk's gradient in one backward pass, "scan" token by token, "materialize" from all tokens'
+    gradients.
     """
     if implementation == "dual":
         total = token.gradient(spec, weights, tokens.keys, tokens.values, importance(tokens.gates, tokens))

@@ -1,4 +1,4 @@
-"""How a memory's rule will be run, and why: the stages of its chain and the implementation chosen (DESIGN §5)."""
+"""How a memory's rule will be run, and why: the stages of its chain and the implementation chosen."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Path = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Neighbouring links of one kind: "linear" or "timewise". `links` are (position in the rule's state, link) pairs."""
+    """Neighbouring links of one kind, "linear" or "timewise", as (position in the rule's state, link) pairs."""
 
     kind: str
     links: tuple[tuple[Path, optax.GradientTransformation], ...]

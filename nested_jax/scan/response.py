@@ -1,12 +1,12 @@
-"""The impulse response of a linear rule over a chunk: an optax chain as an attention mask (DESIGN §5.2).
+"""The impulse response of a linear rule over a chunk: an optax chain as an attention mask.
 
 For one entry of the weights with state z and gradients g the rule is `z_t = A_t z_{t-1} + B_t g_t`, with the output
 `u_t = C_t z_{t-1} + D_t g_t`. Rolled out over a chunk of C tokens that starts at `z_0`,
 
     u_t = P[t] z_0 + sum_{i <= t} K[t, i] g_i        z_C = Pe z_0 + sum_i Ke[:, i] g_i.
 
-For Titans (eqs 13-14), with z = (M, S), P[:, 0] is the product of (1 - decay), and K is the lower-triangular product of the decay
-and the momentum masks times -learning_rate (the kappa of Titans §3.2).
+For Titans (eqs 13-14), with z = (M, S), P[:, 0] is the product of (1 - decay), and K is the lower-triangular product of
+the decay and the momentum masks times -learning_rate (the kappa of Titans §3.2).
 """
 
 from typing import NamedTuple
@@ -36,8 +36,8 @@ def roll_out(system: System) -> Response:
             rows.append(C_t @ Z + D_t * onehot(n + t))         # [P[t] | K[t]]
             Z = A_t @ Z + outer(B_t, onehot(n + t))
 
-    Two blocks l, r merge to `P = [P_l; P_r Pe_l]`, `K = [[K_l, 0], [P_r Ke_l, K_r]]`, `Pe = Pe_r Pe_l`, `Ke = [Pe_r Ke_l | Ke_r]`. Only
-    products are formed, never ratios, so that no decay overflows.
+    Two blocks l, r merge to `P = [P_l; P_r Pe_l]`, `K = [[K_l, 0], [P_r Ke_l, K_r]]`, `Pe = Pe_r Pe_l`, `Ke = [Pe_r
+    Ke_l | Ke_r]`. Only products are formed, never ratios, so that no decay overflows.
 
     Args:
       system: A [..., C, n, n], B [..., C, n], C [..., C, n], D [..., C]; any C >= 1.
@@ -53,7 +53,7 @@ def roll_out(system: System) -> Response:
       >>> roll_out(half).K.tolist()
       [[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.25, 0.5, 1.0]]
     """
-    tokens, size = system.B.shape[-2:]
+    tokens = system.B.shape[-2]
     length = 1 << (tokens - 1).bit_length()
     A, B, C, D = _pad(system, length - tokens)
     block = Response(C[..., None, :], D[..., None, None], A, B[..., None])
@@ -76,10 +76,9 @@ def _pad(system: System, count: int) -> System:
         return system
     A, B, C, D = system
     identity = jnp.broadcast_to(jnp.eye(A.shape[-1], dtype=A.dtype), (*A.shape[:-3], count, *A.shape[-2:]))
-    widen = lambda x, axis: jnp.concatenate(
-        [x, jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis).repeat(count, axis))], axis
-    )
-    return System(jnp.concatenate([A, identity], -3), widen(B, B.ndim - 2), widen(C, C.ndim - 2), widen(D, D.ndim - 1))
+    B, C = (jnp.concatenate([x, jnp.zeros((*x.shape[:-2], count, x.shape[-1]), x.dtype)], -2) for x in (B, C))
+    D = jnp.concatenate([D, jnp.zeros((*D.shape[:-1], count), D.dtype)], -1)
+    return System(jnp.concatenate([A, identity], -3), B, C, D)
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -91,7 +90,7 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def shift(response: Response, weight: int = 0) -> Response:
-    """The response read *before* each token's write: row t is row t - 1, row 0 is the start itself (state entry `weight`)."""
+    """The response read *before* each token's write: row t becomes row t - 1, row 0 the start (entry `weight` of z)."""
     first = jnp.zeros_like(response.P[..., :1, :]).at[..., weight].set(1)
     P = jnp.concatenate([first, response.P[..., :-1, :]], -2)
     K = jnp.concatenate([jnp.zeros_like(response.K[..., :1, :]), response.K[..., :-1, :]], -2)

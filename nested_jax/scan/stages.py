@@ -1,8 +1,9 @@
-"""The stages of a plan over chunks: what depends on gates alone, for all chunks at once, and the walk through one chunk.
+"""The stages of a plan over chunks: what depends on gates alone, for all chunks at once, and the walk through one
+chunk.
 
-Gates are known before any chunk is processed, so clocks, linear systems and responses are computed outside the sequential
-loop over chunks. Inside it a chunk's updates go from stage to stage: linear stages by their response or by an associative
-scan, timewise ones by `vmap` over the tokens.
+Gates are known before any chunk is processed, so clocks, linear systems and responses are computed outside the
+sequential loop over chunks. Inside it a chunk's updates go from stage to stage: linear stages by their response or by
+an associative scan, timewise ones by `vmap` over the tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -85,10 +86,9 @@ def prepare(
         clocks, after = structure.advance_clocks(step, weights, state, gates, resets, fresh, length)
         found, responses, layout = [], [], Layout([], [])
         if stage.kind == "linear":
-            count = resets.shape[0] * length
-            flat = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), (dict(gates), clocks))
-            found, *positions = structure.systems(step, weights, state, *flat, count)
-            found = jax.tree.map(lambda x: x.reshape(resets.shape[0], length, *x.shape[1:]), found)
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (dict(gates), clocks))
+            found, *positions = structure.systems(step, weights, state, *flat, resets.shape[0] * length)
+            found = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), found)
             layout = Layout(*positions)
             responses = [response.roll_out(system) for system in found] if roll else []
         prepared.append(Prepared(clocks, after, found, responses))

@@ -1,9 +1,9 @@
-"""The structure of a rule, read off the jaxpr of its `update` on the real shapes (DESIGN §5.1).
+"""The structure of a rule, read off the jaxpr of its `update` on the real shapes.
 
-*elementwise-linear*: once the gates are fixed, every entry of the step is a weighted sum of the same entry of the gradient, of
-the rule's state and of the weights. *timewise*: a map of the current update alone, whatever it is. Anything else is
-*sequential*. State that no gradient enters (step counts, scheduled hyperparameters) is a *clock*: known for every token in
-advance.
+*elementwise-linear*: once the gates are fixed, every entry of the step is a weighted sum of the same entry of the
+gradient, of the rule's state and of the weights. *timewise*: a map of the current update alone, whatever it is.
+Anything else is *sequential*. State that no gradient enters (step counts, scheduled hyperparameters) is a *clock*:
+known for every token in advance.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def weight_step(step: Step) -> Step:
 
 
 def owners(weights, state) -> list[int | None]:
-    """For every leaf of a rule's `state`, the leaf of `weights` that it mirrors (same path and shape, float), or None: a clock."""
+    """For every leaf of a rule's `state`, the leaf of `weights` it mirrors (path, shape, float), or None: a clock."""
     weight_paths = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(weights)]
     found: list[int | None] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -107,11 +107,11 @@ def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: lis
     Returns:
       The reading.
     """
-    shape = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
     gates = {name: jnp.asarray(gate) for name, gate in gates.items()}
     weight_leaves, state_leaves = jax.tree.leaves(weights), jax.tree.leaves(state)
     state_owners = owners(weights, state)
-    closed = jax.make_jaxpr(step)(shape(weights), shape(state), shape(weights), shape(gates))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (weights, state, weights, gates))
+    closed = jax.make_jaxpr(step)(*shapes)
 
     count = len(weight_leaves)
     inputs: list[linearity.Value] = [_unit(i, i, leaf) for i, leaf in enumerate(weight_leaves)]
@@ -239,8 +239,8 @@ def systems(
       tokens: their number.
 
     Returns:
-      The systems, with A [tokens, n, n]; for every leaf of the weights the index of its system; and for every leaf the state
-      leaves that make up its z.
+      The systems, with A [tokens, n, n]; for every leaf of the weights the index of its system; and for every leaf the
+      state leaves that make up its z.
     """
     layout: list[Any] = []
 

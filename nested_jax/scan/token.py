@@ -35,7 +35,7 @@ def gradient(spec: Specification, weights, keys: jax.Array, values: jax.Array, i
 
 
 def retained(spec: Specification, weights, rule_state, gates: Mapping[str, jax.Array]):
-    """The already decayed weights: those that a zero gradient and an empty rule state would leave, (1 - decay) W for Titans."""
+    """The already decayed weights, those that a zero gradient and an empty rule state would leave: (1 - decay) W."""
     owners = structure.owners(weights, rule_state)
     leaves, treedef = jax.tree.flatten(rule_state)
     quiet = treedef.unflatten(
