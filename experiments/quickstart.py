@@ -1,0 +1,48 @@
+"""A byte-level Titans language model on the Python standard library's own source files.
+
+LMM blocks (a memory layer, then a SwiGLU layer); the memory is a 2-layer MLP that learns while it reads, by the Titans
+rule with gates per token.
+
+    python -m nested_jax train --config=experiments/quickstart.py
+    python -m nested_jax train --config=experiments/quickstart.py --config.data.path=FILE_OR_DIR --workdir=runs/mine
+"""
+
+import nested_jax as nj
+from nested_jax.data import TextConfig
+from nested_jax.models import MemoryConfig, ModelConfig
+from nested_jax.train.experiment import Experiment, SampleConfig
+from nested_jax.train.optimizer import OptimizerConfig
+
+
+def get_config(arg: str = "") -> Experiment:
+    """Variants: "" (the run described above) and "tiny" (seconds; for tests)."""
+    if arg not in ("", "tiny"):
+        raise ValueError(f"quickstart has the variants '' and 'tiny', got {arg!r}")
+    tiny = arg == "tiny"
+    memory = nj.Memory(
+        network=nj.networks.MLP(depth=2, expansion=2 if tiny else 4),
+        objective=nj.objectives.l2,
+        rule=nj.rules.titans(),
+        chunk_size=8 if tiny else 32,
+    )
+    return Experiment(
+        model=ModelConfig(
+            dim=32 if tiny else 128,
+            layers=1 if tiny else 2,
+            blocks=("memory",),
+            memory=MemoryConfig(memory=memory, heads=2),
+        ),
+        data=TextConfig(
+            sequence_length=32 if tiny else 256,
+            batch_size=4 if tiny else 16,
+            max_bytes=200_000 if tiny else None,
+        ),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup=5 if tiny else 50, weight_decay=0.05),
+        steps=20 if tiny else 600,
+        log_every=5 if tiny else 20,
+        eval_every=10 if tiny else 100,
+        eval_windows=8 if tiny else 32,
+        final_bytes=4000 if tiny else None,
+        checkpoint_every=10 if tiny else 100,
+        sample=SampleConfig(prompt="def ", length=32 if tiny else 400),
+    )

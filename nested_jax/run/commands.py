@@ -1,0 +1,108 @@
+"""What the subcommands do once their options are parsed."""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from nested_jax.data import load_text
+from nested_jax.evals import bits_per_byte as scoring
+from nested_jax.evals import generation
+from nested_jax.run.describe import describe_model
+from nested_jax.run.text_table import text_table
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.loop import Run
+from nested_jax.train.report import excerpt
+
+SPAN = 100_000
+
+
+def train(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
+    """Starts a run or goes on with one."""
+    del options
+    Run(experiment, workdir).train()
+
+
+def describe(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
+    """Prints what a model is made of."""
+    del workdir, options
+    print(describe_model(experiment))
+
+
+def _lengths(text: str | None, trained: int, available: int) -> list[int]:
+    if text is None:
+        return [length for length in (trained // 4, trained, 4 * trained, 16 * trained) if 1 <= length < available]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--contexts takes whole numbers separated by commas; got {text!r}") from None
+
+
+def evaluate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
+    """Prints bits per byte by context length, or along one long stream."""
+    run = Run(experiment, workdir)
+    step, params = run.restore_params()
+    text = load_text(experiment.data)
+    print(f"{run.checkpoints.path(step)}: step {step} of {experiment.steps}\n{text.description}")
+    if options.stream is not None:
+        return _stream(run, params, text.train, text.validation, options)
+    scored = excerpt(text.validation, options.bytes)
+    lengths = _lengths(options.contexts, experiment.data.sequence_length, len(scored))
+    found = scoring.bits_per_byte(run.model, params, scored, lengths)
+    rows = [
+        [f"{length:,}", f"{bits:.4f}", "trained on" if length == experiment.data.sequence_length else ""]
+        for length, bits in found.items()
+    ]
+    print(f"\n{(len(scored) - 1) // max(lengths) * max(lengths):,} validation bytes, the same for every context length")
+    print(text_table(["context", "bits/byte", ""], rows))
+
+
+def _stream(run: Run, params: Any, train: np.ndarray, validation: np.ndarray, options: argparse.Namespace) -> None:
+    wanted = options.stream
+    if wanted < 1:
+        raise ValueError(f"--stream is a number of bytes, at least 1; got {wanted}")
+    tokens = np.concatenate([validation, train])[: wanted + 1]
+    if len(tokens) < wanted + 1:
+        raise ValueError(f"--stream={wanted} asks for more than the {len(tokens) - 1:,} bytes of the text")
+    if wanted + 1 > len(validation):
+        print(f"the context is the {len(validation):,} validation bytes, then training bytes (marked *)")
+    spans = []
+    headings = ["bytes read", "bits/byte", "µs/token", "resident MB"]
+    widths = (14, 10, 9, 12)
+    print("  ".join(f"{heading:>{width}}" for heading, width in zip(headings, widths, strict=True)))
+    for span in scoring.stream(run.model, params, tokens, chunk=options.chunk, span=SPAN):
+        spans.append(span)
+        mark = "*" if span.end + 1 > len(validation) else " "
+        cells = [f"{span.end:,}", f"{span.bits_per_byte:.4f}{mark}"]
+        cells += [f"{span.seconds_per_token * 1e6:.2f}", f"{span.memory / 1e6:.0f}"]
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    first, last = spans[0], spans[-1]
+    if last.tokens < first.tokens and len(spans) > 2:
+        last = spans[-2]
+    state = jax.eval_shape(lambda: run.model.apply({"params": params}, 1, method="start"))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    print(
+        f"\ntime per token, last {last.tokens:,} over first {first.tokens:,}: "
+        f"{last.seconds_per_token / first.seconds_per_token:.3f}\n"
+        f"resident memory, end minus first stretch: {(spans[-1].memory - first.memory) / 1e6:+.1f} MB\n"
+        f"state carried from chunk to chunk: {size:,} bytes, {size / spans[-1].end:.3f} per token of context"
+    )
+
+
+def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
+    """Prints a prompt and what a trained model writes after it."""
+    if options.prompt_file is not None:
+        prompt = pathlib.Path(options.prompt_file).read_bytes()
+    else:
+        prompt = (experiment.sample.prompt if options.prompt is None else options.prompt).encode()
+    length = experiment.sample.length if options.length is None else options.length
+    temperature = experiment.sample.temperature if options.temperature is None else options.temperature
+    run = Run(experiment, workdir)
+    _, params = run.restore_params()
+    written = generation.generate(
+        run.model, params, prompt, length, temperature=temperature, key=jax.random.key(options.seed)
+    )
+    sys.stdout.write((prompt + written).decode("utf-8", "replace") + "\n")

@@ -1,0 +1,128 @@
+"""`describe`: what a model is made of, level by level, as text."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, parameter_count, state_bytes
+from nested_jax.rules import describe_rule, gates
+from nested_jax.run.text_table import text_table
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.optimizer import OptimizerConfig
+
+LONG = 1_000_000
+
+
+def describe_model(experiment: Experiment) -> str:
+    """Levels from slowest to fastest, and what each kind of block carries; nothing is computed, only shapes.
+
+    Args:
+      experiment: the config.
+
+    Returns:
+      The tables.
+    """
+    model = LanguageModel(experiment.model)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    params = jax.eval_shape(lambda key, tokens: model.init(key, tokens)["params"], jax.random.key(0), tokens)
+    states = jax.eval_shape(lambda params: model.apply({"params": params}, 1, method="start"), params)
+    length = experiment.data.sequence_length
+    levels = [
+        [
+            "training",
+            "1 update",
+            "cross-entropy",
+            _optimizer(experiment.optimizer),
+            f"{parameter_count(params):,}",
+            "0",
+            "0",
+            "0",
+        ]
+    ]
+    notes = []
+    for kind, group in itertools.groupby(enumerate(experiment.model.kinds), key=lambda pair: pair[1]):
+        numbers = [number for number, _ in group]
+        name = f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]}-{numbers[-1]}"
+        mixers = [params[f"blocks_{number}"]["mixer"] for number in numbers]
+        carried = [states[number] for number in numbers]
+        if kind == "memory":
+            row, note = _memory(experiment.model.memory, mixers)
+            notes.append(f"{name}: {note}")
+        else:
+            row = _attention(experiment.model.attention)
+        size = state_bytes(carried)
+        levels.append(
+            [f"{name} {kind}", *row, f"{sum(map(parameter_count, mixers)):,}", f"{size:,}", *_per_token(size, length)]
+        )
+    headings = ["level", "period", "objective", "rule", "parameters", "state bytes"]
+    headings += [f"per token of {length:,}", f"of {LONG:,}"]
+    total = parameter_count(params)
+    batch = experiment.data.batch_size * length
+    lines = [
+        text_table(headings, levels),
+        "",
+        *notes,
+        f"parameters: {total:,}, of which {_fast(params):,} are initial weights of memories",
+        f"state of one sequence: {state_bytes(states):,} bytes, however long the context",
+        f"a step reads {experiment.data.batch_size} × {length} = {batch:,} bytes; {experiment.steps:,} steps read "
+        f"{experiment.steps * batch:,}",
+    ]
+    return "\n".join(lines)
+
+
+def _per_token(size: int, length: int) -> list[str]:
+    return [f"{size / length:,.1f}", f"{size / LONG:,.3f}"]
+
+
+def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str]:
+    memory = config.memory
+    period = "1 token" if memory.step_per == "token" else f"{memory.chunk_size} tokens"
+    weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
+    plan = memory.plan(_head_dim(mixers[0]))
+    window = f", losses of the last {memory.window} tokens" if memory.window > 1 else ""
+    constants = [f"{name} {value}" for name, value in gates(memory.rule).items() if value is not None]
+    fixed = f" (constant: {', '.join(constants)})" if constants else ""
+    free = [name for name, value in gates(memory.rule).items() if value is None]
+    note = (
+        f"{config.heads} heads per block, network {_network(memory.network)}, {weights:,} weights learn while reading; "
+        f"gradients at the weights of the start of each chunk of {memory.chunk_size}{window}; read {memory.read}; "
+        f"gates per token: {', '.join(free) or 'none'}{fixed}; run as {plan.implementation} ({plan.reason})"
+    )
+    return [period, _objective(memory.objective), describe_rule(memory.rule)], note
+
+
+def _attention(config: AttentionConfig) -> list[str]:
+    reach = f"last {config.window:,}" if config.window is not None else f"at most {config.max_length:,}"
+    return ["1 token", "–", f"keeps keys and values ({reach} tokens)"]
+
+
+def _head_dim(mixer: Any) -> int:
+    return mixer["query"]["kernel"].shape[-1] // jax.tree.leaves(mixer["initial"])[0].shape[0]
+
+
+def _network(network: Any) -> str:
+    if not is_dataclass(network):
+        return type(network).__name__
+    fields = {name: value for name, value in asdict(network).items() if isinstance(value, int | float | str)}
+    return f"{type(network).__name__}({', '.join(f'{name}={value}' for name, value in fields.items())})"
+
+
+def _objective(objective: Any) -> str:
+    return getattr(objective, "__name__", repr(objective))
+
+
+def _optimizer(config: OptimizerConfig) -> str:
+    def name(rule: Any) -> str:
+        return rule if isinstance(rule, str) else getattr(rule, "__qualname__", repr(rule))
+
+    rules = [name(config.rule), *(f"{name(group.rule)} for {group.parameters}" for group in config.groups)]
+    return "; ".join(rules)
+
+
+def _fast(params: Any) -> int:
+    blocks = [value for key, value in params.items() if key.startswith("blocks_")]
+    return sum(parameter_count(block["mixer"].get("initial", {})) for block in blocks)

@@ -1,0 +1,165 @@
+"""The command line: `nested-jax` or `python -m nested_jax`, with one subcommand per thing to do.
+
+python -m nested_jax train    --config=experiments/quickstart.py
+python -m nested_jax train    --config=experiments/quickstart.py --config.data.path=FILE_OR_DIR --workdir=runs/mine
+python -m nested_jax eval     --config=experiments/quickstart.py --contexts=64,256,1024 --stream=1000000
+python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --length=400
+python -m nested_jax describe --config=experiments/quickstart.py:tiny
+python -m nested_jax bench scan
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+DEBUG = "NESTED_JAX_DEBUG"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every subcommand; overrides (`--config.field=value`) are taken out before it sees them."""
+    top = argparse.ArgumentParser(
+        prog="nested-jax",
+        description="Train, evaluate and look into models with memories that learn while they read.",
+        epilog="Any field of a config can be set: --config.optimizer.learning_rate=1e-3. "
+        f"{DEBUG}=1 shows the traceback of an error.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, help: str, *, workdir: bool) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        added.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="experiment file")
+        if workdir:
+            added.add_argument("--workdir", help="directory of the run (default: runs/<experiment>[-<variant>])")
+        return added
+
+    command("train", "start a run, or go on with one that was interrupted", workdir=True)
+
+    evaluate = command("eval", "bits per byte of a trained model at several context lengths", workdir=True)
+    evaluate.add_argument(
+        "--contexts", metavar="N,N,...", help="context lengths (default: 1/4, 1, 4 and 16 times the training length)"
+    )
+    evaluate.add_argument("--bytes", type=int, metavar="N", help="score this many validation bytes (default: all)")
+    evaluate.add_argument(
+        "--stream", type=int, metavar="N", help="instead, read one context of N bytes in constant memory"
+    )
+    evaluate.add_argument("--chunk", type=int, default=1024, metavar="N", help="bytes per call when streaming (1024)")
+
+    generate = command("generate", "let a trained model continue a prompt", workdir=True)
+    prompt = generate.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="text to continue (default: the config's)")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="file to continue, of any length")
+    generate.add_argument("--length", type=int, metavar="N", help="bytes to write (default: the config's)")
+    generate.add_argument("--temperature", type=float, help="0 takes the likeliest byte (default: the config's)")
+    generate.add_argument("--seed", type=int, default=0)
+
+    command("describe", "levels, periods, objectives, rules, parameters and state of a model as a table", workdir=False)
+
+    bench = commands.add_parser("bench", help="time something", description="time something", add_help=False)
+    bench.add_argument("name", nargs="?", help="what to time")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    return top
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Takes `--config.field=value` (or `--config.field value`) out of a command line.
+
+    Returns:
+      The other arguments, and field path → value.
+
+    Raises:
+      ValueError: if an override has no value or comes twice.
+
+    Example:
+      >>> split_overrides(["train", "--config=a.py", "--config.model.dim=64"])
+      (['train', '--config=a.py'], {'model.dim': '64'})
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    waiting = iter(arguments)
+    for argument in waiting:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            found = next(waiting, None)
+            if found is None or found.startswith("--"):
+                raise ValueError(f"{argument} needs a value: {argument}=VALUE")
+            value = found
+        if name in overrides:
+            raise ValueError(f"--config.{name} is given twice")
+        overrides[name] = value
+    return rest, overrides
+
+
+def default_workdir(spec: str) -> pathlib.Path:
+    """Where the runs of an experiment go unless told otherwise.
+
+    Example:
+      >>> default_workdir("experiments/quickstart.py:tiny").as_posix()
+      'runs/quickstart-tiny'
+    """
+    file, _, variant = spec.partition(".py:")
+    name = pathlib.Path(file).name.removesuffix(".py") + (f"-{variant}" if variant else "")
+    return pathlib.Path("runs") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs one command line.
+
+    Raises:
+      ValueError: for what the user can put right.
+      TrainingStopped: if training had to stop.
+      SystemExit: from the parser, for help and malformed options.
+    """
+    if arguments[:1] == ["bench"]:
+        from nested_jax.run.bench import bench
+
+        return bench(arguments[1:])
+    rest, overrides = split_overrides(arguments)
+    options = parser().parse_args(rest)
+
+    from nested_jax import config as configs
+    from nested_jax.run import commands
+    from nested_jax.train.experiment import Experiment
+
+    experiment = configs.load(options.config, overrides)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"config: get_config of {options.config} must return an Experiment, got {type(experiment)}")
+    workdir = pathlib.Path(getattr(options, "workdir", None) or default_workdir(options.config))
+    table: dict[str, Callable[[Experiment, pathlib.Path, Any], None]] = {
+        "train": commands.train,
+        "eval": commands.evaluate,
+        "generate": commands.generate,
+        "describe": commands.describe,
+    }
+    return table[options.command](experiment, workdir, options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code is 0 (done, or interrupted and saved), 1 (training stopped) or 2 (bad input).
+
+    What the user can put right is printed as one message, without a traceback unless `NESTED_JAX_DEBUG` is set.
+    """
+    sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
+    try:
+        run(list(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError) as error:
+        if os.environ.get(DEBUG):
+            raise
+        print(f"nested-jax: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        from nested_jax.train.loop import TrainingStopped
+
+        if not isinstance(error, TrainingStopped) or os.environ.get(DEBUG):
+            raise
+        print(f"nested-jax: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("nested-jax: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,108 @@
+"""What one training run is: model, data, optimizer, mesh and how often things happen, as a typed config."""
+
+from dataclasses import dataclass, field
+
+from nested_jax.data import TextConfig
+from nested_jax.models import ModelConfig
+from nested_jax.train.metrics import NAMES as WRITERS
+from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.sharding import MeshConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """The text a finished run shows.
+
+    Attributes:
+      prompt: where it begins, at least one byte of UTF-8.
+      length: bytes generated after the prompt, ≥ 0.
+      temperature: of the softmax, ≥ 0; 0 takes the likeliest byte.
+    """
+
+    prompt: str = "def "
+    length: int = 300
+    temperature: float = 0.7
+
+    def validate(self) -> None:
+        """Raises a `ValueError` that names the first field out of range."""
+        if not self.prompt:
+            raise ValueError("prompt must hold at least one character; got an empty one")
+        if self.length < 0:
+            raise ValueError(f"length is a number of bytes, at least 0; got {self.length}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0; got {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A training run.
+
+    Attributes:
+      model: the language model; over bytes, `vocab_size` is 256.
+      data: the text and how it is cut into batches.
+      optimizer: what trains the parameters.
+      steps: updates in all, ≥ 1.
+      seed: of the initial parameters and the sample; the order of the data has its own, `data.seed`.
+      mesh: devices.
+      log_every: steps between progress lines; the loss of every step is recorded all the same.
+      eval_every: steps between evaluations on the validation text; 0 evaluates at the end only.
+      eval_windows: windows of `data.sequence_length` bytes in such an evaluation.
+      final_bytes: validation bytes that the last evaluation, and the count models beside it, are measured on; None
+        takes all.
+      checkpoint_every: steps between checkpoints; there is one at step 0 and one at the end, too.
+      keep: latest checkpoints that are kept, ≥ 1.
+      writers: where metrics go besides metrics.jsonl: any of "tensorboard" and "wandb".
+      sample: the text shown at the end.
+    """
+
+    model: ModelConfig
+    data: TextConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int
+    seed: int = 0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    log_every: int = 10
+    eval_every: int = 100
+    eval_windows: int = 32
+    final_bytes: int | None = None
+    checkpoint_every: int = 100
+    keep: int = 3
+    writers: tuple[str, ...] = ()
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def validate(self) -> None:
+        """Raises a `ValueError` that names the first field out of range."""
+        for name in ("steps", "log_every", "eval_windows", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.final_bytes is not None and self.final_bytes <= self.data.sequence_length:
+            raise ValueError(f"final_bytes must be above data.sequence_length, or None; got {self.final_bytes}")
+        if self.eval_every < 0:
+            raise ValueError(f"eval_every must be at least 0; got {self.eval_every}")
+        if self.model.vocab_size < 256:
+            raise ValueError(f"model.vocab_size must be at least 256, one per byte; got {self.model.vocab_size}")
+        rows = self.mesh.data * self.mesh.fsdp
+        if self.data.batch_size % rows:
+            raise ValueError(
+                f"data.batch_size must be a multiple of mesh.data · mesh.fsdp = {rows}; got {self.data.batch_size}"
+            )
+        unknown = [name for name in self.writers if name not in WRITERS]
+        if unknown:
+            raise ValueError(f"writers takes any of {', '.join(WRITERS)}; got {unknown[0]!r}")
+
+
+FREE = (
+    "mesh",
+    "log_every",
+    "eval_every",
+    "eval_windows",
+    "final_bytes",
+    "checkpoint_every",
+    "keep",
+    "writers",
+    "sample",
+)
+"""Fields of `Experiment` that may change when a run is continued: none of them enters the sequence of updates.
+
+(Another mesh adds the same numbers in another order, so losses then agree to rounding, not to the bit.)
+"""

@@ -1,0 +1,305 @@
+"""The training run: start or continue, update, log, evaluate, save, and stop in an orderly way whatever happens.
+
+A run lives in one directory, the workdir: `config.json`, `metrics.jsonl` (one line per step), `checkpoints/<step>`,
+and at the end `report.json` and `training.png`. Started again with the same config it goes on from the newest
+checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from nested_jax import config as configs
+from nested_jax.data import BatchIterator, Text, batches, load_text, validation_windows
+from nested_jax.evals.baselines import baseline_table
+from nested_jax.evals.bits_per_byte import score_windows, window_scorer
+from nested_jax.evals.generation import generate
+from nested_jax.models import LanguageModel
+from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
+from nested_jax.train.experiment import FREE, Experiment
+from nested_jax.train.interruption import Interruption
+from nested_jax.train.metrics import Writers, open_writers
+from nested_jax.train.optimizer import make_optimizer
+from nested_jax.train.picture import draw
+from nested_jax.train.progress import Progress, quantity
+from nested_jax.train.report import Report, excerpt, show
+from nested_jax.train.sharding import BATCH, make_mesh
+from nested_jax.train.step import Metrics, TrainState, initial_state, make_diagnosis, make_step, place
+
+DIAGNOSED_ROWS = 4
+
+
+class TrainingStopped(RuntimeError):
+    """The guard refused an update: the loss or a gradient was not finite, or the gradient norm was above its limit."""
+
+
+class Run:
+    """One run in one directory.
+
+    Args:
+      experiment: its config.
+      workdir: its directory; nothing is written before the config and the data are known to be good.
+      model: takes the place of `LanguageModel(experiment.model)`; for models with the same calls.
+      say: takes each line for people.
+
+    Raises:
+      ValueError: if the config is out of range.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: str | os.PathLike[str],
+        *,
+        model: nn.Module | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        configs.validate(experiment)
+        self.experiment = experiment
+        self.workdir = pathlib.Path(workdir)
+        self.model = LanguageModel(experiment.model) if model is None else model
+        self.say = say
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
+        self.description = json.loads(json.dumps(configs.to_dict(experiment)))
+
+    def train(self) -> Report | None:
+        """Trains to the last step, from the beginning or from the newest checkpoint.
+
+        Returns:
+          The report; None if the run was interrupted and can be continued.
+
+        Raises:
+          ValueError: if the workdir holds another config's checkpoints or a truncated one, or the data is unusable.
+          TrainingStopped: if the guard refused an update.
+        """
+        with self.checkpoints:
+            self.check_config()
+            report = self._finished()
+            if report is not None:
+                self.say(
+                    f"{self.workdir} is finished ({report.steps} of {self.experiment.steps} steps); nothing to do. "
+                    "For a new run give another --workdir."
+                )
+                self.say(show(report, self.files()))
+                return report
+            with Interruption() as interruption:
+                return self._train(interruption)
+
+    def check_config(self) -> None:
+        """Raises a `ValueError` if the newest checkpoint belongs to another config (fields in `FREE` may differ)."""
+        latest = self.checkpoints.latest
+        if latest is not None:
+            stored = self.checkpoints.config(latest)
+            mine, theirs = (
+                {name: value for name, value in described.items() if name not in FREE}
+                for described in (self.description, stored)
+            )
+            lines = [f"{line} (checkpoint != this config)" for line in configs.differences(theirs, mine)]
+            refuse_other_config(self.checkpoints.directory, lines)
+
+    def restore_params(self) -> tuple[int, Any]:
+        """Step and parameters of the newest checkpoint.
+
+        Raises:
+          ValueError: if there is none, or it is truncated or another config's.
+        """
+        with self.checkpoints:
+            latest = self.checkpoints.latest
+            if latest is None:
+                raise ValueError(f"no checkpoint in {self.checkpoints.directory}: train first, or give --workdir")
+            self.check_config()
+            mesh = make_mesh(self.experiment.mesh)
+            optimizer = make_optimizer(self.experiment.optimizer, self.experiment.steps)
+            state, _ = self.checkpoints.restore(latest, place(self.model, optimizer, self.experiment.seed, mesh))
+            return latest, state.params
+
+    def files(self) -> dict[str, pathlib.Path]:
+        """What the run leaves for people to open."""
+        return {
+            "metrics": self.workdir / "metrics.jsonl",
+            "checkpoint": self.checkpoints.path(self.checkpoints.latest or 0),
+            "picture": self.workdir / "training.png",
+        }
+
+    def _finished(self) -> Report | None:
+        done = self.checkpoints.latest == self.experiment.steps
+        return Report.load(self.workdir / "report.json") if done else None
+
+    def _train(self, interruption: Interruption) -> Report | None:
+        experiment = self.experiment
+        mesh = make_mesh(experiment.mesh)
+        optimizer = make_optimizer(experiment.optimizer, experiment.steps)
+        text = load_text(experiment.data)
+        iterator = batches(
+            text.train, experiment.data, process_index=jax.process_index(), process_count=jax.process_count()
+        )
+        placed = place(self.model, optimizer, experiment.seed, mesh)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(placed.params))
+        self.say(f"data    {text.description}")
+        self.say(f"model   {quantity(parameters)} parameters")
+        self.say(f"workdir {self.workdir}")
+
+        latest = self.checkpoints.latest
+        if latest is None:
+            initialise = jax.jit(
+                lambda: initial_state(self.model, optimizer, experiment.seed),
+                out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed),
+            )
+            state = initialise()
+        else:
+            state, position = self.checkpoints.restore(latest, placed)
+            iterator.set_state(position)
+            self.say(f"continuing from step {latest} of {experiment.steps}")
+        done = latest or 0
+        self._open_workdir()
+        writers = open_writers(experiment.writers, self.workdir, done, self.description)
+        try:
+            if latest is None:
+                self.checkpoints.save(0, state, iterator.get_state(), self.description)
+            updates = _Updates(self, state, iterator, writers, interruption, text)
+            state = updates.run(done)
+        finally:
+            writers.close()
+        if state is None:
+            return None
+        return self._report(state, text, parameters)
+
+    def _open_workdir(self) -> None:
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        temporary = self.workdir / "config.json.tmp"
+        temporary.write_text(json.dumps(self.description, indent=1))
+        temporary.replace(self.workdir / "config.json")
+
+    def _report(self, state: TrainState, text: Text, parameters: int) -> Report:
+        experiment, length = self.experiment, self.experiment.data.sequence_length
+        self.say("evaluating")
+        scored = excerpt(text.validation, experiment.final_bytes)
+        windows = validation_windows(scored, length, len(scored))
+        bits = score_windows(window_scorer(self.model), state.params, windows, experiment.data.batch_size)
+        sample = generate(
+            self.model,
+            state.params,
+            experiment.sample.prompt.encode(),
+            experiment.sample.length,
+            temperature=experiment.sample.temperature,
+            key=jax.random.key(experiment.seed),
+        )
+        report = Report(
+            steps=experiment.steps,
+            parameters=parameters,
+            scored_bytes=len(windows) * length,
+            context_length=length,
+            bits_per_byte=bits,
+            baselines=baseline_table(text.train, scored),
+            prompt=experiment.sample.prompt,
+            sample=sample.decode("utf-8", "replace"),
+            text=text.description,
+        )
+        files = self.files()
+        draw(files["metrics"], files["picture"], {**report.baselines})
+        report.save(self.workdir / "report.json")
+        self.say(show(report, files))
+        return report
+
+
+class _Updates:
+    """The inner part of a run: from a state to the last step, or to an interruption."""
+
+    def __init__(
+        self,
+        run: Run,
+        state: TrainState,
+        iterator: BatchIterator,
+        writers: Writers,
+        interruption: Interruption,
+        text: Text,
+    ):
+        self._run, self._state, self._iterator = run, state, iterator
+        self._writers, self._interruption = writers, interruption
+        experiment = run.experiment
+        self._mesh = make_mesh(experiment.mesh)
+        optimizer = make_optimizer(experiment.optimizer, experiment.steps)
+        self._step = jax.jit(make_step(run.model, optimizer, experiment.optimizer, experiment.steps), donate_argnums=0)
+        self._diagnose = make_diagnosis(run.model)
+        self._score = window_scorer(run.model)
+        self._windows = validation_windows(text.validation, experiment.data.sequence_length, experiment.eval_windows)
+        self._pending: list[tuple[int, Metrics]] = []
+
+    def run(self, done: int) -> TrainState | None:
+        """Updates `done` + 1 to the last; the state after it, or None if interrupted."""
+        run, experiment = self._run, self._run.experiment
+        progress = Progress(experiment.steps, experiment.data.batch_size * experiment.data.sequence_length)
+        sharding = jax.sharding.NamedSharding(self._mesh, BATCH)
+        for number in range(done + 1, experiment.steps + 1):
+            if number == done + 1:
+                run.say("compiling the training step")
+            tokens = jax.make_array_from_process_local_data(sharding, next(self._iterator)["tokens"])
+            logged = number % experiment.log_every == 0 or number in (1, experiment.steps)
+            extra = self._diagnose(self._state.params, tokens[:DIAGNOSED_ROWS]) if logged else {}
+            self._state, metrics = self._step(self._state, tokens)
+            self._pending.append((number, {**metrics, **extra}))
+
+            stopping = self._interruption.received
+            last = number == experiment.steps
+            evaluated = last or (experiment.eval_every > 0 and number % experiment.eval_every == 0)
+            saved = last or stopping is not None or number % experiment.checkpoint_every == 0
+            first = number == done + 1
+            if logged or first or evaluated or saved:
+                validation = self._flush(validate=evaluated)
+                if logged or first:
+                    values = self._last_values
+                    run.say(progress.line(number, values["loss"], values["bits_per_byte"], *progress.rates(number)))
+                if validation is not None:
+                    run.say(f"step {number}/{experiment.steps}  validation bits/byte {validation:.3f}")
+            if saved:
+                path = run.checkpoints.save(number, self._state, self._iterator.get_state(), run.description)
+                if stopping is not None and not last:
+                    run.say(f"{stopping}: stopped after step {number}, saved {path}; resume with the same command")
+                    return None
+        return self._state
+
+    def _flush(self, *, validate: bool) -> float | None:
+        """Fetches and writes what is pending; stops the run if the guard refused one of these updates."""
+        fetched: list[dict[str, float]] = [
+            {name: float(value) for name, value in values.items()}
+            for values in jax.device_get([values for _, values in self._pending])
+        ]
+        numbers = [number for number, _ in self._pending]
+        self._pending.clear()
+        halted = int(self._state.halted)
+        validation = None
+        if validate and halted < 0:
+            rows = self._run.experiment.data.batch_size
+            validation = score_windows(self._score, self._state.params, self._windows, rows)
+            fetched[-1]["validation_bits_per_byte"] = validation
+        for number, values in zip(numbers, fetched, strict=True):
+            if halted < 0 or number <= halted:
+                self._writers.scalars(number, values)
+        if halted >= 0:
+            self._stop(halted, fetched[numbers.index(halted)])
+        self._last_values = fetched[-1]
+        return validation
+
+    def _stop(self, number: int, values: Mapping[str, float]) -> None:
+        loss, norm = values["loss"], values["gradient_norm"]
+        good = self._run.checkpoints.latest
+        limit = self._run.experiment.optimizer.halt_norm
+        reason = "not finite" if not np.isfinite(loss + norm) else f"above optimizer.halt_norm = {limit:g}"
+        what = "the loss is" if not np.isfinite(loss) else "the gradient norm is"
+        raise TrainingStopped(
+            f"step {number}: {what} {reason} (loss {loss:g}, gradient norm {norm:g}, "
+            f"learning rate {values['learning_rate']:g}). The update was not applied and nothing was saved; the last "
+            f"good checkpoint is {self._run.checkpoints.path(good or 0)}. Try a lower optimizer.learning_rate or "
+            "optimizer.clip_norm, a longer optimizer.warmup, or smaller memory gates, in a new --workdir"
+        )
+
+
+def train(experiment: Experiment, workdir: str | os.PathLike[str], **options: Any) -> Report | None:
+    """Runs an experiment in a directory, from the beginning or from where it was left: see `Run.train`."""
+    return Run(experiment, workdir, **options).train()

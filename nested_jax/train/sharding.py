@@ -1,0 +1,107 @@
+"""Meshes, and where parameters and batches lie on them: an ordered table from path to `PartitionSpec`.
+
+One device is the 1 × 1 × 1 × 1 mesh. Batches are split over `data` and `fsdp`, parameters over `fsdp` and `tensor`. The
+axis `sequence` is part of every mesh, and nothing is split over it.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nested_jax.train.optimizer import path_name
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+BATCH = P(("data", "fsdp"))
+
+Table = Sequence[tuple[str, P]]
+
+TABLE: Table = (
+    (r"embedding$", P("tensor", "fsdp")),
+    (r"(output|down)/kernel$", P("tensor", "fsdp")),
+    (r"initial/", P("tensor", "fsdp")),
+    (r"convolve_\w+/kernel$", P(None, "tensor")),
+    (r"(kernel|head)$", P("fsdp", "tensor")),
+    (r"", P()),
+)
+"""Path regex → placement, first match wins. Optimizer state follows its parameter, whose path it contains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices each axis has; the product is the number of devices used.
+
+    Attributes:
+      data: copies of the parameters; the batch is split over them.
+      fsdp: the batch and the parameters are split over these.
+      tensor: parameters are split over these.
+      sequence: reserved for splitting time.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+    def validate(self) -> None:
+        """Raises a `ValueError` if an axis is below 1."""
+        for name in AXES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is a number of devices, at least 1; got {getattr(self, name)}")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh of a config, with automatic axes, on the first devices of this process.
+
+    Raises:
+      ValueError: if there are fewer devices than the mesh needs.
+    """
+    config.validate()
+    shape = tuple(getattr(config, name) for name in AXES)
+    needed, devices = math.prod(shape), jax.devices()
+    if needed > len(devices):
+        axes = " × ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
+        raise ValueError(f"mesh {axes} needs {needed} devices; there are {len(devices)}")
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+
+
+def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """`spec` without the axes that do not divide their dimension; `P()` if it has more dimensions than the array."""
+    if len(spec) > len(shape):
+        return P()
+    fitted = []
+    for size, axis in zip(shape, spec, strict=False):
+        names = axis if isinstance(axis, tuple) else (axis,) if axis is not None else ()
+        fitted.append(axis if size % math.prod(mesh.shape[name] for name in names) == 0 else None)
+    return P(*fitted)
+
+
+def shardings(tree: Any, mesh: Mesh, table: Table = TABLE) -> Any:
+    """A placement for every leaf.
+
+    Args:
+      tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+      mesh: from `make_mesh`.
+      table: (regular expression, placement) pairs, searched in order in the leaf's path (`layers_0/mlp/kernel`). A
+        dimension that its axes do not divide, and an array of fewer dimensions than the placement, are not split.
+
+    Returns:
+      The same structure with a `NamedSharding` at every leaf.
+
+    Raises:
+      ValueError: if no expression matches a path.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        for expression, spec in table:
+            if re.search(expression, name):
+                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh))
+        raise ValueError(f"no line of the sharding table matches {name!r}; end it with ('', P())")
+
+    return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,119 @@
+"""One update: cross-entropy per byte, its gradient, the optimizer, and a guard that never applies a bad update."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from nested_jax.evals.bits_per_byte import nats
+from nested_jax.train.optimizer import OptimizerConfig, learning_rate_schedule, path_name
+from nested_jax.train.sharding import shardings
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything an update changes, and the key.
+
+    Attributes:
+      params: the model's parameters.
+      optimizer: the outer rule's state.
+      step: updates done, int32.
+      key: typed PRNG key of the run; each step folds its number in.
+      halted: number of the update that the guard refused, −1 as long as there is none. All later ones are refused, too.
+    """
+
+    params: Any
+    optimizer: optax.OptState
+    step: jax.Array
+    key: jax.Array
+    halted: jax.Array
+
+
+def initial_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first update."""
+    key = jax.random.key(seed)
+    params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 1), jnp.int32))["params"]
+    return TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.fold_in(key, 1), jnp.int32(-1))
+
+
+def place(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """Shapes, types and placements of `initial_state`, nothing computed."""
+    shapes = jax.eval_shape(lambda: initial_state(model, optimizer, seed))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings(shapes, mesh),
+    )
+
+
+def make_step(
+    model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: OptimizerConfig, steps: int
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    """The function of one update, to be jitted with the state donated.
+
+    Args:
+      model: gives logits for tokens [B, T].
+      optimizer: from `make_optimizer`.
+      config: its config, for the guard and the learning rate that is reported.
+      steps: steps of the whole run.
+
+    Returns:
+      `(state, tokens [B, T + 1]) -> (state, metrics)`. An update whose loss or gradient is not finite, or whose
+      gradient norm is above `halt_norm`, is not applied, and none after it.
+    """
+    schedule = learning_rate_schedule(config, steps)
+
+    def step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
+        def loss_of(params: Any) -> jax.Array:
+            logits, _ = model.apply(
+                {"params": params}, tokens[:, :-1], rngs={"dropout": jax.random.fold_in(state.key, state.step)}
+            )
+            return jnp.mean(nats(logits, tokens[:, 1:]))
+
+        loss, gradient = jax.value_and_grad(loss_of)(state.params)
+        norm = optax.tree.norm(gradient)
+        updates, after = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        limit = jnp.inf if config.halt_norm is None else config.halt_norm
+        good = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= limit) & (state.halted < 0)
+        params, after = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), (params, after), (state.params, state.optimizer)
+        )
+        halted = jnp.where(good | (state.halted >= 0), state.halted, state.step + 1)
+        metrics = {
+            "loss": loss,
+            "bits_per_byte": loss / math.log(2),
+            "gradient_norm": norm,
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(params, after, state.step + 1, state.key, halted), metrics
+
+    return step
+
+
+def make_diagnosis(model: nn.Module) -> Callable[[Any, jax.Array], Metrics]:
+    """A jitted function of parameters and tokens [B, T + 1] that gives what the layers record: gates and inner losses.
+
+    Names are the layers' paths, e.g. `blocks_0/mixer/learning_rate`. A model that records nothing gives an empty dict.
+    """
+
+    @jax.jit
+    def diagnose(params: Any, tokens: jax.Array) -> Metrics:
+        _, found = model.apply({"params": params}, tokens[:, :-1], mutable=["diagnostics"])
+        leaves = jax.tree.leaves_with_path(found.get("diagnostics", {}))
+        return {path_name(path): jnp.mean(leaf) for path, leaf in leaves}
+
+    return diagnose
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The placement of a value that every device holds whole."""
+    return NamedSharding(mesh, P())

@@ -1,0 +1,205 @@
+import dataclasses
+import json
+import math
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from nested_jax.train import metrics
+from nested_jax.train.loop import Run, TrainingStopped, train
+from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.sharding import MeshConfig
+
+
+def losses(workdir):
+    records = metrics.read(workdir / "metrics.jsonl")
+    return [(record["step"], record["loss"]) for record in records]
+
+
+def quiet(line):
+    del line
+
+
+def test_a_run_from_beginning_to_end(experiment, model, tmp_path):
+    lines = []
+    report = train(experiment, tmp_path / "run", model=model, say=lines.append)
+    records = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert all(math.isclose(r["bits_per_byte"], r["loss"] / math.log(2), rel_tol=1e-6) for r in records)
+    assert [r["step"] for r in records if "validation_bits_per_byte" in r] == [6, 12]
+    assert [r["step"] for r in records if "inner_loss/0" in r] == [1, 4, 8, 12]
+    assert list(report.baselines) == ["unigram", "bigram", "trigram", "xz"]
+    assert len(report.sample.encode("utf-8", "surrogateescape")) >= 1
+    assert (tmp_path / "run" / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 12
+    text = "\n".join(lines)
+    for part in (
+        "step  4/12",
+        "tokens/s",
+        "left",
+        "validation bits/byte",
+        "unigram",
+        "metrics.jsonl",
+        "checkpoints/12",
+    ):
+        assert part in text
+    assert sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == [5, 10, 12]
+
+
+def test_a_finished_run_says_so_and_does_nothing(experiment, model, tmp_path):
+    train(experiment, tmp_path, model=model, say=quiet)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    lines = []
+    report = train(dataclasses.replace(experiment, log_every=2, keep=1), tmp_path, model=model, say=lines.append)
+    assert "is finished (12 of 12 steps)" in lines[0]
+    assert report.steps == 12
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_the_next_start_continues_to_the_same_bits(experiment, model, tmp_path, name):
+    train(experiment, tmp_path / "whole", model=model, say=quiet)
+    lines = []
+
+    def interrupt(line):
+        lines.append(line)
+        if line.startswith("step  4/12"):
+            signal.raise_signal(signal.Signals[name])
+
+    assert train(experiment, tmp_path / "parts", model=model, say=interrupt) is None
+    assert f"{name}: stopped after step 5" in lines[-1]
+    assert "resume with the same command" in lines[-1]
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")[:5]
+
+    assert train(experiment, tmp_path / "parts", model=model, say=quiet).steps == 12
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    whole, parts = (metrics.read(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert parts == whole
+
+
+def test_a_crash_goes_back_to_the_last_checkpoint(experiment, model, tmp_path):
+    train(experiment, tmp_path / "whole", model=model, say=quiet)
+
+    def crash(line):
+        if line.startswith("step  8/12"):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(experiment, tmp_path / "parts", model=model, say=crash)
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    lines = []
+    train(experiment, tmp_path / "parts", model=model, say=lines.append)
+    assert "continuing from step 5 of 12" in lines
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_killed_before_the_report_only_the_report_is_made(experiment, model, tmp_path):
+    first = train(experiment, tmp_path, model=model, say=quiet)
+    (tmp_path / "report.json").unlink()
+    lines = []
+    again = train(experiment, tmp_path, model=model, say=lines.append)
+    assert again == first
+    assert not any("compiling" in line for line in lines)
+
+
+def test_another_config_is_refused_with_its_differences(experiment, model, tmp_path):
+    train(experiment, tmp_path, model=model, say=quiet)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    other = dataclasses.replace(
+        experiment, seed=3, optimizer=dataclasses.replace(experiment.optimizer, learning_rate=0.5)
+    )
+    with pytest.raises(ValueError, match="another config") as caught:
+        train(other, tmp_path, model=model, say=quiet)
+    assert "optimizer.learning_rate: 0.01 != 0.5" in str(caught.value)
+    assert "seed: 0 != 3" in str(caught.value)
+    assert "--workdir" in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_unusable_data_leaves_no_trace(experiment, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    empty = dataclasses.replace(experiment.data, path=str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="empty"):
+        train(dataclasses.replace(experiment, data=empty), tmp_path / "run", model=model, say=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def exploding(learning_rate):
+    """Turns the parameters into NaN at the eighth update."""
+    import jax.numpy as jnp
+    import optax
+
+    def update(updates, state, params=None):
+        del params
+        factor = jnp.where(state == 7, jnp.nan, -learning_rate)
+        return jax.tree.map(lambda leaf: factor * leaf, updates), state + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(experiment, model, tmp_path):
+    bad = dataclasses.replace(experiment, optimizer=OptimizerConfig(rule=exploding, arguments={}))
+    with pytest.raises(TrainingStopped, match=r"step 9: the loss is not finite .*checkpoints/5"):
+        train(bad, tmp_path, model=model, say=quiet)
+    run = Run(bad, tmp_path, model=model)
+    assert run.checkpoints.latest == 5
+    step, params = run.restore_params()
+    assert step == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert losses(tmp_path)[-1] == (9, None)
+    assert all(math.isfinite(loss) for _, loss in losses(tmp_path)[:-1])
+
+
+def test_too_large_a_gradient_stops_the_run(experiment, model, tmp_path):
+    bad = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, halt_norm=1e-3))
+    with pytest.raises(TrainingStopped, match=r"step 1: the gradient norm is above optimizer.halt_norm = 0.001"):
+        train(bad, tmp_path, model=model, say=quiet)
+
+
+def test_a_mesh_gives_the_losses_of_one_device(experiment, model, tmp_path):
+    train(experiment, tmp_path / "one", model=model, say=quiet)
+    meshed = dataclasses.replace(experiment, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    train(meshed, tmp_path / "eight", model=model, say=quiet)
+    one, eight = (np.array(losses(tmp_path / name))[:, 1] for name in ("one", "eight"))
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+def test_a_run_moves_to_another_mesh(experiment, model, tmp_path):
+    def stop(line):
+        if line.startswith("step  4/12"):
+            signal.raise_signal(signal.SIGTERM)
+
+    train(experiment, tmp_path / "run", model=model, say=stop)
+    moved = dataclasses.replace(experiment, mesh=MeshConfig(data=2, fsdp=2))
+    train(moved, tmp_path / "run", model=model, say=quiet)
+    train(experiment, tmp_path / "whole", model=model, say=quiet)
+    found, expected = (np.array(losses(tmp_path / name))[:, 1] for name in ("run", "whole"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"eval_every": -1}, "eval_every must be at least 0; got -1"),
+        ({"writers": ("tensorbord",)}, "writers takes any of tensorboard, wandb; got 'tensorbord'"),
+        ({"mesh": MeshConfig(data=3)}, "batch_size must be a multiple .* 3; got 4"),
+        ({"mesh": MeshConfig(tensor=0)}, "mesh: tensor is a number of devices, at least 1; got 0"),
+        ({"final_bytes": 16}, "final_bytes must be above data.sequence_length"),
+    ],
+)
+def test_configs_out_of_range(experiment, model, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        Run(dataclasses.replace(experiment, **change), tmp_path, model=model)
+
+
+def test_more_devices_than_there_are(experiment, model, tmp_path):
+    large = dataclasses.replace(
+        experiment, mesh=MeshConfig(data=4, tensor=4), data=dataclasses.replace(experiment.data)
+    )
+    with pytest.raises(ValueError, match="needs 16 devices; there are 8"):
+        train(large, tmp_path, model=model, say=quiet)
