@@ -140,6 +140,11 @@ def test_precision(name, dtype):
     assert error < 16 * float(jnp.finfo(dtype).eps) * np.linalg.norm(want)
 
 
+def test_bfloat16_products_are_added_in_float32():
+    text = str(jax.make_jaxpr(orthogonalize)(jnp.ones([3, 5], jnp.bfloat16)))
+    assert text.count("dot_general") == text.count("preferred_element_type=float32") > 0
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def with_gradient(x, name):
     """The result, and its derivative along a fixed probe."""
