@@ -20,35 +20,37 @@ def attend_by_hand(query, key, value, query_segments, key_segments, window):
         ]
 
         def at(x, place):
-            return np.asarray(rotate(jnp.asarray(x)[None, None, None], jnp.array([place]), 100.0))[0, 0, 0]
+            half = len(x) // 2
+            return (x[:half] + 1j * x[half:]) * np.exp(1j * place * 100.0 ** (-np.arange(half) / half))
 
-        scores = [at(query[b, t, h], t) @ at(key[b, j, h], j - earlier) / np.sqrt(query.shape[-1]) for j in seen]
+        place = at(query[b, t, h], t).conj()
+        scores = [(place @ at(key[b, j, h], j - earlier)).real / np.sqrt(query.shape[-1]) for j in seen]
         weights = np.exp(scores) / np.sum(np.exp(scores))
         outputs[b, t, h] = sum(w * value[b, j, h] for w, j in zip(weights, seen, strict=True))
     return outputs
 
 
 def arguments(length, places):
-    keys = jax.random.split(jax.random.key(0), 3)
-    query = jax.random.normal(keys[0], (2, length, 2, 4))
-    key, value = (jax.random.normal(k, (2, places + length, 2, 4)) for k in keys[1:])
-    segments = jnp.repeat(jnp.array([[0, 0, 1], [0, 1, 2]]), 4, axis=1)[:, :length]
-    filled = jnp.broadcast_to(jnp.where(jnp.arange(places) < places // 2, -1, 0)[None], (2, places))
-    return query, key, value, segments, jnp.concatenate([filled, segments], axis=1)
+    draw = np.random.default_rng(0)
+    query = draw.standard_normal((2, length, 2, 4))
+    key, value = draw.standard_normal((2, 2, places + length, 2, 4))
+    segments = np.repeat([[0, 0, 1], [0, 1, 2]], 4, axis=1)[:, :length]
+    filled = np.tile(np.where(np.arange(places) < places // 2, -1, 0), (2, 1))
+    return query, key, value, segments, np.concatenate([filled, segments], axis=1)
 
 
-@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("window", [None, 3])
 def test_attention_is_its_definition(x64, window):
     inputs = arguments(length=7, places=4)
-    np.testing.assert_allclose(
-        attend(*inputs, window, 100.0), attend_by_hand(*map(np.asarray, inputs), window), atol=1e-10
-    )
+    read = jax.jit(attend, static_argnums=(5, 6))(*inputs, window, 100.0)
+    np.testing.assert_allclose(read, attend_by_hand(*inputs, window), atol=1e-10)
 
 
-@pytest.mark.parametrize("window", [1, 3, 4, 11])
+@pytest.mark.parametrize("window", [1, 4])
 def test_blocks_are_the_same_attention(x64, window):
     inputs = arguments(length=11, places=window)
-    np.testing.assert_allclose(attend_in_blocks(*inputs, window, 100.0), attend(*inputs, window, 100.0), atol=1e-10)
+    blocks, plain = (jax.jit(f, static_argnums=(5, 6)) for f in (attend_in_blocks, attend))
+    np.testing.assert_allclose(blocks(*inputs, window, 100.0), plain(*inputs, window, 100.0), atol=1e-10)
 
 
 def test_rotation_depends_on_distance_alone(x64):
