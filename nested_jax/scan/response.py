@@ -82,11 +82,8 @@ def _pad(system: System, count: int) -> System:
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a @ b` for a tiny inner dimension, as a sum of outer products that fuses."""
-    return sum(
-        (a[..., k, None] * b[..., None, k, :] for k in range(a.shape[-1])),
-        jnp.zeros((*a.shape[:-1], b.shape[-1]), a.dtype),
-    )
+    """`a @ b` in the full precision of its operands, on accelerators too."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def shift(response: Response, weight: int = 0) -> Response:
