@@ -24,9 +24,9 @@ class MemoryConfig:
       head_dim: features of a head; None for dim / heads.
       conv: width of the causal convolution after each of the q, k and v projections; 0 for none.
       features: feature map of q and k (Atlas §3.1), with learned Taylor weights; None for the identity.
-      learning_rate: where the gate starts, the same for every token; None for (1 − momentum) / (chunk_size · window ·
-        |k|²), at which a chunk of equal keys moves a linear memory no further than to its target.
-      max_learning_rate: upper end of the gate, never reached; None for four times its start.
+      max_learning_rate: upper end of the learning rate, before its factor 1 − momentum; it starts at half of that. None
+        for 1 / (chunk_size · window · |k|²), with which equal keys never move a linear memory beyond its target. See
+        :mod:`nested_jax.models.gates`.
       momentum: where the gate starts, in (0, 1).
       decay: where the gate starts, in (0, 1).
     """
@@ -36,7 +36,6 @@ class MemoryConfig:
     head_dim: int | None = None
     conv: int = 4
     features: Polynomial | None = None
-    learning_rate: float | None = None
     max_learning_rate: float | None = None
     momentum: float = 0.5
     decay: float = 0.002
@@ -50,13 +49,8 @@ class MemoryConfig:
         for name in ("momentum", "decay"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {getattr(self, name)}")
-        for name in ("learning_rate", "max_learning_rate"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive or None, got {getattr(self, name)}")
-        if None not in (self.learning_rate, self.max_learning_rate) and self.learning_rate >= self.max_learning_rate:
-            raise ValueError(
-                f"learning_rate must be below max_learning_rate={self.max_learning_rate}, got {self.learning_rate}"
-            )
+        if self.max_learning_rate is not None and not self.max_learning_rate > 0:
+            raise ValueError(f"max_learning_rate must be positive or None, got {self.max_learning_rate}")
 
 
 @dataclasses.dataclass(kw_only=True)

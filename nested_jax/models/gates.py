@@ -2,26 +2,31 @@
 
 Titans leaves the form of the gates open. Our choice, for every head by itself:
 
-=====================  ==========================  =======================================================
-gate                   value at token t            at the start, for every token
-=====================  ==========================  =======================================================
-``learning_rate``      maximum · sigmoid(z + b)    (1 − momentum) / (C · window · |k|²), maximum 4 × that
-``momentum``           sigmoid(z + b)              0.5
-``decay``              sigmoid(z + b)              0.002
-``window`` (c of them) sigmoid(z + b)              0.5
-any other              sigmoid(z + b)              0.5
-=====================  ==========================  =======================================================
+======================  =================================  ===============================
+gate                    value at token t                   at the start, for every token
+======================  =================================  ===============================
+``learning_rate``       (1 − momentum_t) · m · sigmoid(z)  (1 − momentum) · m / 2
+``momentum``            sigmoid(z)                         0.5
+``decay``               sigmoid(z)                         0.002
+``window`` (c of them)  sigmoid(z)                         0.5
+any other               sigmoid(z)                         0.5
+======================  =================================  ===============================
 
-z = x W with W = 0 at the start and b the logit of the initial value. A gate whose name ends in one of the first three
-(``slow_momentum``) is of that kind. |k|² is 1, or the sum of the initial Taylor weights where there are features. Why
-this learning rate: gradients of a chunk are taken at the weights of its start, so C writes along one key add up, each
-living on for 1 / (1 − momentum) steps; a linear memory overshoots its target when
-learning_rate · C · |k|² / (1 − momentum) exceeds 1, and diverges beyond 2.
+z = x W + b with W = 0 at the start; m = 1 / (chunk_size · window · |k|²) unless configured, |k|² being 1, or the sum of
+the initial Taylor weights where there are features. A gate whose name ends in one of the first three
+(``slow_momentum``) is of that kind.
+
+Why this learning rate: gradients of a chunk are taken at the weights of its start, so the C writes of a run of equal
+keys (a line of spaces) add up, each living on for 1 / (1 − momentum) steps. A linear memory overshoots its target when
+learning_rate · C · |k|² / (1 − momentum) exceeds 1 and diverges beyond 2. The form above keeps that number below 1
+whatever the gates learn; without the factor 1 − momentum small models diverged on such runs within 100 steps.
+Newton-Schulz makes every step of the same length; a larger ``max_learning_rate`` may then suit a windowed rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -35,11 +40,19 @@ from nested_jax.models.layers import at_least_float32
 
 
 class Gate(NamedTuple):
-    """One gate: ``maximum`` · sigmoid, ``initial`` at the start; ``size`` numbers per token (None for a single one)."""
+    """One gate.
 
+    Attributes:
+      kind: "learning_rate", "momentum", "decay" or "other".
+      initial: its value at the start; of a learning rate without the factor for momentum.
+      maximum: the sigmoid's factor.
+      size: numbers per token; None for a single one without an axis of its own.
+    """
+
+    kind: str
     initial: float
-    maximum: float
-    size: int | None
+    maximum: float = 1.0
+    size: int | None = None
 
 
 def gate_table(config: MemoryConfig) -> dict[str, Gate]:
@@ -50,34 +63,40 @@ def gate_table(config: MemoryConfig) -> dict[str, Gate]:
 
     Returns:
       Gates by name, in the order of the rule.
+
+    Example:
+      >>> import nested_jax as nj
+      >>> memory = nj.Memory(rule=nj.rules.titans(decay=0.0), chunk_size=32)
+      >>> for name, gate in gate_table(MemoryConfig(memory=memory)).items():
+      ...     print(name, gate.initial, gate.maximum)
+      learning_rate 0.015625 0.03125
+      momentum 0.5 1.0
     """
-    memory = config.memory
-    constants = rules.gates(memory.rule)
-    momenta = [config.momentum if c is None else float(c) for name, c in constants.items() if name.endswith("momentum")]
-    slowest = min([1 - m for m in momenta if m < 1], default=1.0)
-    length = 1.0 if config.features is None else float(np.sum(config.features.coefficients()))
-    learning_rate = config.learning_rate or slowest / (memory.chunk_size * memory.window * length)
-    if config.max_learning_rate is None:
-        maximum = 4 * learning_rate
-    else:
-        maximum = config.max_learning_rate
-        learning_rate = min(learning_rate, maximum / 2)
+    memory, constants = config.memory, rules.gates(config.memory.rule)
+    maximum = config.max_learning_rate
+    if maximum is None:
+        length = 1.0 if config.features is None else float(np.sum(config.features.coefficients()))
+        maximum = 1 / (memory.chunk_size * memory.window * length)
+        fixed = [c for name, c in constants.items() if _kind(name) == "momentum" and isinstance(c, Real)]
+        maximum *= float(np.prod([1 - c for c in fixed if c < 1]))
     kinds = {
-        "learning_rate": Gate(learning_rate, maximum, None),
-        "momentum": Gate(config.momentum, 1.0, None),
-        "decay": Gate(config.decay, 1.0, None),
+        "learning_rate": Gate("learning_rate", maximum / 2, maximum),
+        "momentum": Gate("momentum", config.momentum),
+        "decay": Gate("decay", config.decay),
+        "other": Gate("other", 0.5),
     }
-    table = {}
-    for name, constant in constants.items():
-        if constant is None:
-            table[name] = next((gate for kind, gate in kinds.items() if name.endswith(kind)), Gate(0.5, 1.0, None))
+    table = {name: kinds[_kind(name)] for name, constant in constants.items() if constant is None}
     if memory.window > 1:
-        table["window"] = Gate(0.5, 1.0, memory.window)
+        table["window"] = Gate("other", 0.5, size=memory.window)
     return table
 
 
+def _kind(name: str) -> str:
+    return next((kind for kind in ("learning_rate", "momentum", "decay") if name.endswith(kind)), "other")
+
+
 class Gates(nn.Module):
-    """All gates of all heads from one linear map, computed in float32.
+    """All gates of all heads from one linear map, computed in float32 or better.
 
     Attributes:
       table: what :func:`gate_table` returns.
@@ -90,11 +109,11 @@ class Gates(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> dict[str, jax.Array]:
         """Returns each gate, [..., H], or [..., H, size] where it has a size, for inputs [..., dim]."""
+        if not self.table:
+            return {}
         sizes = [gate.size or 1 for gate in self.table.values()]
-        share = np.concatenate(
-            [np.full(size, g.initial / g.maximum) for g, size in zip(self.table.values(), sizes, strict=True)]
-        )
-        logits = np.broadcast_to(np.log(share) - np.log1p(-share), (self.heads, sum(sizes)))
+        share = np.repeat([gate.initial / gate.maximum for gate in self.table.values()], sizes)
+        logits = np.tile(np.log(share) - np.log1p(-share), self.heads)
         raw = nn.DenseGeneral(
             (self.heads, sum(sizes)),
             dtype=at_least_float32(inputs.dtype),
@@ -102,8 +121,14 @@ class Gates(nn.Module):
             bias_init=lambda _, shape, dtype: jnp.asarray(logits.reshape(shape), dtype),
             name="dense",
         )(inputs)
-        values = {}
-        for (name, gate), start, size in zip(self.table.items(), np.cumsum([0, *sizes]), sizes, strict=False):
-            part = gate.maximum * nn.sigmoid(raw[..., start : start + size])
-            values[name] = part if gate.size else part[..., 0]
+        parts = jnp.split(nn.sigmoid(raw), np.cumsum(sizes)[:-1], axis=-1)
+        values = {
+            name: gate.maximum * (part if gate.size else part[..., 0])
+            for (name, gate), part in zip(self.table.items(), parts, strict=True)
+        }
+        momenta = [values[name] for name, gate in self.table.items() if gate.kind == "momentum"]
+        for name, gate in self.table.items():
+            if gate.kind == "learning_rate":
+                for momentum in momenta:
+                    values[name] = values[name] * (1 - momentum)
         return values

@@ -46,8 +46,10 @@ class MemoryLayer(nn.Module):
 
     As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
     the memory; normalisation and a gate before the output projection. Our choice where Titans is silent: the norm is
-    RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the gates are those of
-    :mod:`nested_jax.models.gates`, initial weights are learned per head, no biases elsewhere.
+    RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the memory's gates are those of
+    :mod:`nested_jax.models.gates`, initial weights are learned per head, there are no biases elsewhere, and v is
+    divided by the root of its width to be about as long as k (the output norm makes up for it): a deep memory with
+    longer targets needs larger weights, and then its frozen-gradient chunks diverge.
 
     Attributes:
       config: the memory, heads, convolution, features, initial gates.
@@ -161,7 +163,7 @@ class MemoryLayer(nn.Module):
             nn.silu(x).astype(at_least_float32(self.dtype)).reshape(*x.shape[:2], self.config.heads, self._head_dim)
             for x in projected.values()
         )
-        query, key = l2_normalise(query), l2_normalise(key)
+        query, key, value = l2_normalise(query), l2_normalise(key), value * self._head_dim**-0.5
         if self.config.features is not None:
             query, key = (self.config.features(x, self.coefficients) for x in (query, key))
         return query, key, value, buffers

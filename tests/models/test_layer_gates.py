@@ -8,6 +8,7 @@ import pytest
 
 from nested_jax import rules
 from nested_jax.memory import Memory
+from nested_jax.memory.features import Polynomial
 from nested_jax.models import MemoryConfig, gate_table
 from nested_jax.models.gates import Gates
 
@@ -23,7 +24,7 @@ def test_gates_start_at_the_documented_values():
     gates = start(MemoryConfig(memory=Memory(rule=rules.titans(), chunk_size=8), momentum=0.75, decay=0.01))
     assert set(gates) == {"learning_rate", "momentum", "decay"}
     assert all(gate.shape == (2, 5, 3) for gate in gates.values())
-    np.testing.assert_allclose(gates["learning_rate"], 0.25 / 8, rtol=1e-5)
+    np.testing.assert_allclose(gates["learning_rate"], 0.25 * 0.5 / 8, rtol=1e-5)
     np.testing.assert_allclose(gates["momentum"], 0.75, rtol=1e-5)
     np.testing.assert_allclose(gates["decay"], 0.01, rtol=1e-5)
 
@@ -31,14 +32,27 @@ def test_gates_start_at_the_documented_values():
 def test_a_gate_with_a_constant_is_not_computed_but_counts():
     table = gate_table(MemoryConfig(memory=Memory(rule=rules.titans(momentum=0.9), chunk_size=4)))
     assert set(table) == {"learning_rate", "decay"}
-    np.testing.assert_allclose(table["learning_rate"].initial, 0.1 / 4)
+    np.testing.assert_allclose(table["learning_rate"].maximum, 0.1 / 4)
 
 
 def test_a_window_has_a_gate_per_place():
     gates = start(MemoryConfig(memory=Memory(rule=rules.omega(), chunk_size=4, window=3)))
     assert gates["window"].shape == (2, 5, 3, 3)
     np.testing.assert_allclose(gates["window"], 0.5, rtol=1e-6)
-    np.testing.assert_allclose(gates["learning_rate"], 0.5 / 12, rtol=1e-5)
+    np.testing.assert_allclose(gates["learning_rate"], 0.5 * 0.5 / 12, rtol=1e-5)
+
+
+def test_features_lengthen_keys_and_shorten_steps():
+    plain, wide = (
+        gate_table(MemoryConfig(memory=Memory(chunk_size=4), features=features))["learning_rate"].maximum
+        for features in (None, Polynomial(2))
+    )
+    np.testing.assert_allclose(plain / wide, 2.5)
+
+
+def test_a_learning_rate_can_be_given_its_maximum():
+    gates = start(MemoryConfig(memory=Memory(rule=rules.gradient_descent(), chunk_size=1), max_learning_rate=2.0))
+    np.testing.assert_allclose(gates["learning_rate"], 1.0, rtol=1e-6)
 
 
 def test_renamed_gates_are_of_their_kind_and_unknown_ones_a_plain_sigmoid():
@@ -52,7 +66,7 @@ def test_renamed_gates_are_of_their_kind_and_unknown_ones_a_plain_sigmoid():
     )
     table = gate_table(MemoryConfig(memory=Memory(rule=rule, chunk_size=4), momentum=0.8))
     assert table["slow_momentum"].initial == 0.8
-    assert table["stretch"] == (0.5, 1.0, None)
+    assert (table["stretch"].initial, table["stretch"].maximum) == (0.5, 1.0)
 
 
 def test_a_rule_without_gates_has_none():
@@ -66,5 +80,5 @@ def test_gates_stay_in_range_for_extreme_tokens(size):
     params = module.init(jax.random.key(0), jnp.ones((1, 8)))
     params = jax.tree.map(jnp.ones_like, params)
     gates = module.apply(params, jnp.full((1, 8), size))
-    assert 0 <= gates["learning_rate"].min() <= gates["learning_rate"].max() <= 4 * 0.5 / 8 + 1e-7
     assert all(bool(jnp.all((gate >= 0) & (gate <= 1))) for gate in gates.values())
+    assert jnp.all(gates["learning_rate"] <= (1 - gates["momentum"]) / 8)

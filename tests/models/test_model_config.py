@@ -26,7 +26,6 @@ def test_defaults_are_valid():
         ("memory", "conv", -1),
         ("memory", "momentum", 1.0),
         ("memory", "decay", 0.0),
-        ("memory", "learning_rate", -0.1),
         ("memory", "max_learning_rate", 0.0),
         ("attention", "heads", True),
         ("attention", "window", 0),
@@ -39,11 +38,6 @@ def test_a_field_out_of_range_is_named(section, field, value):
     setattr(getattr(config, section) if section else config, field, value)
     with pytest.raises(ValueError, match=field):
         config.validate()
-
-
-def test_a_learning_rate_must_be_below_its_maximum():
-    with pytest.raises(ValueError, match="learning_rate must be below max_learning_rate"):
-        models.MemoryConfig(learning_rate=0.2, max_learning_rate=0.1).validate()
 
 
 def test_sections_of_absent_blocks_are_not_looked_at():
