@@ -1,4 +1,4 @@
-"""Sampling from a language model: the prompt is read in chunks, then bytes are drawn from the carried state."""
+"""Sampling from a language model: a prompt of any length, then bytes one by one, all from one carried state."""
 
 from typing import Any
 
@@ -8,40 +8,27 @@ import numpy as np
 from flax import linen as nn
 
 
-def read_prompt(model: nn.Module, params: Any, prompt: np.ndarray, chunk: int) -> tuple[jax.Array, Any]:
-    """Runs a prompt of any length in constant memory, and with two compilations whatever its length.
-
-    Whole chunks are run in parallel, what is left token by token.
+def read_chunks(model: nn.Module, params: Any, tokens: np.ndarray, chunk: int) -> Any:
+    """Runs whole chunks in parallel, one after the other, in constant memory.
 
     Args:
       model: a `LanguageModel`.
       params: its parameters.
-      prompt: uint8 [P], P ≥ 1.
-      chunk: bytes per parallel call, a multiple of the model's chunk size.
+      tokens: uint8 [N], N a multiple of `chunk`, 0 included.
+      chunk: bytes per call, a multiple of the model's chunk size.
 
     Returns:
-      Logits of the next byte [V], and the state after the prompt.
+      The state after the last of them.
     """
 
     @jax.jit
-    def run(params: Any, state: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
-        logits, state = model.apply({"params": params}, tokens[None], state)
-        return logits[0, -1], state
-
-    @jax.jit
-    def step(params: Any, state: Any, token: jax.Array) -> tuple[jax.Array, Any]:
-        logits, state = model.apply({"params": params}, token[None], state, method="step")
-        return logits[0], state
+    def run(params: Any, state: Any, tokens: jax.Array) -> Any:
+        return model.apply({"params": params}, tokens[None], state)[1]
 
     state = jax.jit(lambda params: model.apply({"params": params}, 1, method="start"))(params)
-    tokens = jnp.asarray(prompt.astype(np.int32))
-    whole = len(prompt) // chunk * chunk
-    logits = jnp.zeros(())
-    for begin in range(0, whole, chunk):
-        logits, state = run(params, state, tokens[begin : begin + chunk])
-    for place in range(whole, len(prompt)):
-        logits, state = step(params, state, tokens[place])
-    return logits, state
+    for piece in tokens.astype(np.int32).reshape(-1, chunk):
+        state = run(params, state, piece)
+    return state
 
 
 def generate(
@@ -59,7 +46,7 @@ def generate(
     Args:
       model: a `LanguageModel` over bytes.
       params: its parameters.
-      prompt: at least one byte; any length, read in constant memory.
+      prompt: at least one byte; any length, read in constant memory: whole chunks in parallel, the rest byte by byte.
       length: bytes to draw, ≥ 0.
       temperature: logits are divided by it, ≥ 0; 0 takes the likeliest byte.
       key: typed PRNG key, needed unless the temperature is 0.
@@ -82,24 +69,31 @@ def generate(
     if length == 0:
         return b""
     grid = model.config.chunk_size
-    logits, state = read_prompt(model, params, np.frombuffer(prompt, np.uint8), max(chunk // grid, 1) * grid)
+    chunk = max(chunk // grid, 1) * grid
+    tokens = np.frombuffer(prompt, np.uint8)
+    whole = (len(tokens) - 1) // chunk * chunk
+    state = read_chunks(model, params, tokens[:whole], chunk)
+    given = jnp.asarray(tokens[whole:].astype(np.int32))
     keys = jax.random.split(jax.random.key(0) if key is None else key, length)
 
     def draw(logits: jax.Array, key: jax.Array) -> jax.Array:
-        logits = logits[:256]
         if temperature == 0:
             return jnp.argmax(logits).astype(jnp.int32)
         return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
     @jax.jit
-    def run(params: Any, logits: jax.Array, state: Any, keys: jax.Array) -> jax.Array:
-        def one(carry: tuple[jax.Array, Any], key: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
-            logits, state = carry
-            token = draw(logits, key)
-            after, state = model.apply({"params": params}, token[None], state, method="step")
-            return (after[0], state), token
+    def run(params: Any, state: Any, given: jax.Array, keys: jax.Array) -> jax.Array:
+        steps = len(given) - 1 + length
+        forced = jnp.pad(given[1:], (0, length))
 
-        (logits, _), tokens = jax.lax.scan(one, (logits, state), keys[:-1])
-        return jnp.append(tokens, draw(logits, keys[-1]))
+        def one(carry: tuple[jax.Array, Any], number: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
+            token, state = carry
+            logits, state = model.apply({"params": params}, token[None], state, method="step")
+            drawn = draw(logits[0, :256], keys[jnp.maximum(number - len(given) + 1, 0)])
+            token = jnp.where(number < len(given) - 1, forced[number], drawn)
+            return (token, state), token
 
-    return np.asarray(run(params, logits, state, keys)).astype(np.uint8).tobytes()
+        _, tokens = jax.lax.scan(one, (given[0], state), jnp.arange(steps))
+        return tokens[len(given) - 1 :]
+
+    return np.asarray(run(params, state, given, keys)).astype(np.uint8).tobytes()

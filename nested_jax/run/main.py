@@ -140,7 +140,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit code is 0 (done, or interrupted and saved), 1 (training stopped) or 2 (bad input).
+    """Runs the command line; exit code 0 (done, or interrupted and saved), 1 (training stopped) or 2 (bad input).
 
     What the user can put right is printed as one message, without a traceback unless `NESTED_JAX_DEBUG` is set.
     """

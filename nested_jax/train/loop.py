@@ -66,6 +66,7 @@ class Run:
         self.model = LanguageModel(experiment.model) if model is None else model
         self.say = say
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
+        self.score = window_scorer(self.model)
         self.description = json.loads(json.dumps(configs.to_dict(experiment)))
 
     def train(self) -> Report | None:
@@ -181,7 +182,7 @@ class Run:
         self.say("evaluating")
         scored = excerpt(text.validation, experiment.final_bytes)
         windows = validation_windows(scored, length, len(scored))
-        bits = score_windows(window_scorer(self.model), state.params, windows, experiment.data.batch_size)
+        bits = score_windows(self.score, state.params, windows, experiment.data.batch_size)
         sample = generate(
             self.model,
             state.params,
@@ -227,7 +228,6 @@ class _Updates:
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
         self._step = jax.jit(make_step(run.model, optimizer, experiment.optimizer, experiment.steps), donate_argnums=0)
         self._diagnose = make_diagnosis(run.model)
-        self._score = window_scorer(run.model)
         self._windows = validation_windows(text.validation, experiment.data.sequence_length, experiment.eval_windows)
         self._pending: list[tuple[int, Metrics]] = []
 
@@ -276,7 +276,7 @@ class _Updates:
         validation = None
         if validate and halted < 0:
             rows = self._run.experiment.data.batch_size
-            validation = score_windows(self._score, self._state.params, self._windows, rows)
+            validation = score_windows(self._run.score, self._state.params, self._windows, rows)
             fetched[-1]["validation_bits_per_byte"] = validation
         for number, values in zip(numbers, fetched, strict=True):
             if halted < 0 or number <= halted:

@@ -7,32 +7,41 @@ from typing import Any
 from nested_jax.train.metrics import read
 
 GATES = (("learning_rate", "learning rate θ"), ("momentum", "momentum η"), ("decay", "decay α (fraction forgotten)"))
-INNER = (("inner_loss", "weights of the chunk's start", "-"), ("inner_loss_after", "after the write", "--"))
+INNER = (("inner_loss", "weights of the chunk's start", "-"), ("inner_loss_after", "weights read from", "--"))
+STYLES = ("--", "-.", (0, (4, 1, 1, 1, 1, 1)), ":")
+
+Records = Sequence[Mapping[str, Any]]
 
 
-def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(records: Records, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric, where it was recorded and finite."""
     points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _layers(records: Sequence[Mapping[str, Any]], ending: str) -> list[tuple[str, str]]:
-    """(label, metric) of each layer that records `ending`, in order of appearance."""
+def layers(records: Records, ending: str) -> dict[str, str]:
+    """Label → metric for each layer that records `ending`, in order of appearance.
+
+    Example:
+      >>> layers([{"step": 1, "blocks_0/mixer/decay": 0.1}], "decay")
+      {'block 0': 'blocks_0/mixer/decay'}
+    """
     names = dict.fromkeys(name for record in records for name in record if name.endswith("/" + ending))
-    return [(name.removesuffix("/" + ending).split("/")[0].replace("_", " "), name) for name in names]
+    return {name.split("/")[0].replace("blocks_", "block "): name for name in names}
 
 
-def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
+def smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
     """Running mean over about `share` of the points."""
     rate = min(1.0, 1 / max(1.0, share * len(values)))
-    smooth, mean = [], values[0] if values else 0.0
+    means, mean = [], values[0] if values else 0.0
     for value in values:
         mean += rate * (value - mean)
-        smooth.append(mean)
-    return smooth
+        means.append(mean)
+    return means
 
 
 def draw(metrics: str | os.PathLike[str], output: str | os.PathLike[str], baselines: Mapping[str, float]) -> None:
-    """Draws `metrics.jsonl` into an image file.
+    """Draws `metrics.jsonl` into an image file: loss and inner loss above, the gates below.
 
     Args:
       metrics: path of the JSON-lines file of a run.
@@ -43,50 +52,52 @@ def draw(metrics: str | os.PathLike[str], output: str | os.PathLike[str], baseli
     from matplotlib.figure import Figure
 
     records = read(metrics)
-    gates = [(name, title) for name, title in GATES if _layers(records, name)]
-    inner = _layers(records, "inner_loss")
-    panels = 1 + len(gates) + bool(inner)
-    columns = 2 if panels <= 4 else 3
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(5.6 * columns, 3.9 * rows), layout="constrained")
+    gates = [(name, title) for name, title in GATES if layers(records, name)]
+    figure = Figure(figsize=(14, 8 if gates else 4), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_visible(False)
-    free = iter(grid)
+    grid = figure.add_gridspec(1 + bool(gates), 6)
 
-    axes = next(free)
-    axes.set_visible(True)
-    steps, values = _series(records, "bits_per_byte")
-    axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(steps, _smooth(values), color="tab:blue", label="training (smoothed)")
-    axes.plot(*_series(records, "validation_bits_per_byte"), "o-", color="tab:orange", markersize=4, label="validation")
-    for number, (name, value) in enumerate(baselines.items()):
-        axes.axhline(value, color="0.35", linewidth=0.9, linestyle=("--", "-.", ":", (0, (1, 3)))[number % 4])
-        axes.annotate(f"{name} {value:.2f}", (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                      fontsize=8, color="0.25")  # fmt: skip
-    axes.set(title="Loss", xlabel="step", ylabel="bits per byte", ylim=(0, None))
-    axes.legend(loc="lower left", fontsize=8)
-
-    for name, title in gates:
-        axes = next(free)
-        axes.set_visible(True)
-        for label, metric in _layers(records, name):
-            axes.plot(*_series(records, metric), label=label)
-        axes.set(title=f"Gate: {title}", xlabel="step", ylabel="mean over tokens and heads", ylim=(0, None))
-        axes.legend(fontsize=8)
-
+    inner = layers(records, "inner_loss")
+    _loss(figure.add_subplot(grid[0, : 4 if inner else 6]), records, baselines)
     if inner:
-        axes = next(free)
-        axes.set_visible(True)
-        for number, (label, _) in enumerate(inner):
-            for ending, meaning, style in INNER:
-                for other, metric in _layers(records, ending):
-                    if other == label:
-                        axes.plot(*_series(records, metric), style, color=f"C{number}", label=f"{label}, {meaning}")
-        axes.set(title="Inner loss of the memories", xlabel="step", ylabel="inner loss per token", yscale="log")
-        axes.legend(fontsize=8)
+        _inner_loss(figure.add_subplot(grid[0, 4:]), records)
+    width = 6 // max(len(gates), 1)
+    for place, (name, title) in enumerate(gates):
+        _gate(figure.add_subplot(grid[1, place * width : (place + 1) * width]), records, name, title)
+    figure.savefig(output, dpi=100)
 
-    for axes in grid:
-        axes.grid(alpha=0.25)
-    figure.savefig(output, dpi=110)
+
+def _finish(axes: Any, title: str, label: str) -> None:
+    axes.set(title=title, xlabel="step", ylabel=label)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _loss(axes: Any, records: Records, baselines: Mapping[str, float]) -> None:
+    steps, values = series(records, "bits_per_byte")
+    axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="training, each step")
+    axes.plot(steps, smooth(values), color="tab:blue", label="training, running mean")
+    steps, values = series(records, "validation_bits_per_byte")
+    last = f" (last {values[-1]:.2f})" if values else ""
+    axes.plot(steps, values, "o-", color="tab:orange", markersize=4, label="validation" + last)
+    for number, (name, value) in enumerate(baselines.items()):
+        style = STYLES[number % len(STYLES)]
+        axes.axhline(value, color="0.3", linewidth=1, linestyle=style, label=f"{name} {value:.2f}")
+    axes.set_ylim(0, None)
+    _finish(axes, "Loss", "bits per byte")
+
+
+def _inner_loss(axes: Any, records: Records) -> None:
+    for ending, meaning, style in INNER:
+        for number, (label, metric) in enumerate(layers(records, ending).items()):
+            axes.plot(*series(records, metric), linestyle=style, color=f"C{number}", label=f"{label}, {meaning}")
+    axes.set_ylim(0, None)
+    _finish(axes, "Inner loss of the memories", "inner loss per token")
+
+
+def _gate(axes: Any, records: Records, name: str, title: str) -> None:
+    for label, metric in layers(records, name).items():
+        axes.plot(*series(records, metric), label=label)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    _finish(axes, f"Gate: {title}", "mean over tokens and heads")

@@ -22,7 +22,7 @@ BATCH = P(("data", "fsdp"))
 Table = Sequence[tuple[str, P]]
 
 TABLE: Table = (
-    (r"embedding$", P("tensor", "fsdp")),
+    (r"embedding$", P(("tensor", "fsdp"))),
     (r"(output|down)/kernel$", P("tensor", "fsdp")),
     (r"initial/", P("tensor", "fsdp")),
     (r"convolve_\w+/kernel$", P(None, "tensor")),
