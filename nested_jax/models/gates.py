@@ -75,7 +75,8 @@ def gate_table(config: MemoryConfig) -> dict[str, Gate]:
     memory, constants = config.memory, rules.gates(config.memory.rule)
     maximum = config.max_learning_rate
     if maximum is None:
-        length = 1.0 if config.features is None else float(np.sum(config.features.coefficients()))
+        with jax.ensure_compile_time_eval():
+            length = 1.0 if config.features is None else float(jnp.sum(config.features.coefficients()))
         maximum = 1 / (memory.chunk_size * memory.window * length)
         fixed = [c for name, c in constants.items() if _kind(name) == "momentum" and isinstance(c, Real)]
         maximum *= float(np.prod([1 - c for c in fixed if c < 1]))
