@@ -138,7 +138,7 @@ class ModelConfig:
             raise ValueError(f"expansion must be positive, got {self.expansion}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {DTYPES}, got {self.dtype!r}")
-        if self.dtype == "float64" and not jax.config.jax_enable_x64:
+        if jax.dtypes.canonicalize_dtype(self.dtype) != self.dtype:
             raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
         if isinstance(self.blocks, str) or not self.blocks:
             raise ValueError(f"blocks must be a non-empty tuple of block kinds, got {self.blocks!r}")

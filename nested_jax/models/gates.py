@@ -25,6 +25,7 @@ Newton-Schulz makes every step of the same length; a larger ``max_learning_rate`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import NamedTuple
@@ -78,8 +79,8 @@ def gate_table(config: MemoryConfig) -> dict[str, Gate]:
         with jax.ensure_compile_time_eval():
             length = 1.0 if config.features is None else float(jnp.sum(config.features.coefficients()))
         maximum = 1 / (memory.chunk_size * memory.window * length)
-        fixed = [c for name, c in constants.items() if _kind(name) == "momentum" and isinstance(c, Real)]
-        maximum *= float(np.prod([1 - c for c in fixed if c < 1]))
+        fixed = [float(c) for name, c in constants.items() if _kind(name) == "momentum" and isinstance(c, Real)]
+        maximum *= math.prod(1 - c for c in fixed if c < 1)
     kinds = {
         "learning_rate": Gate("learning_rate", maximum / 2, maximum),
         "momentum": Gate("momentum", config.momentum),

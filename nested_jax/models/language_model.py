@@ -13,7 +13,7 @@ from nested_jax.models.config import ModelConfig
 from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 
-BlockState = MemoryLayerState | AttentionState
+BlockState = Any  # MemoryLayerState or AttentionState, by the kind of block
 
 
 class Block(nn.Module):

@@ -77,7 +77,10 @@ def causal_convolution(
             for j, tap in enumerate(taps)
         ]
         buffer = jnp.where((around[:, length:] == segments[:, -1:])[..., None], buffer, 0)
-    return sum(tap * kernel[j][None, None] for j, tap in enumerate(taps)), buffer
+    outputs = taps[0] * kernel[0][None, None]
+    for tap, weight in zip(taps[1:], kernel[1:], strict=True):
+        outputs = outputs + tap * weight[None, None]
+    return outputs, buffer
 
 
 class RMSNorm(nn.Module):
