@@ -1,6 +1,9 @@
-"""Strict settings for every test: eight CPU devices, full matmul precision, no silent rank promotion, a compile cache."""
+"""Strict settings for every test: eight CPU devices, full precision, no silent rank promotion, quick compiles."""
 
+import os
 import pathlib
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

@@ -81,7 +81,8 @@ class Polynomial:
         else:
             for i in range(1, self.degree + 1):
                 index, weight = _monomials(x.shape[-1], i)
-                blocks.append(jnp.asarray(weight, x.dtype) * jnp.prod(x[..., index], axis=-1))
+                products = jnp.prod(x[..., index], axis=-1)
+                blocks.append(products * jnp.broadcast_to(jnp.asarray(weight, x.dtype), products.shape))
         return jnp.concatenate([_root(a[i]) * block for i, block in enumerate(blocks)], axis=-1)
 
 

@@ -150,7 +150,7 @@ class Memory:
             raise ValueError(
                 f"values, queries: expected {tokens} tokens as in keys, got {values.shape[0]} and {queries.shape[0]}"
             )
-        self._check_gates(gates, (tokens,))
+        self._check_gates(state, gates, (tokens,))
         chunks = -(-tokens // self.chunk_size)
         if reset is not None and jnp.shape(reset) != (chunks,):
             raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
@@ -181,13 +181,13 @@ class Memory:
         """
         gates = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
         self._check_arrays(state, key, value, query, 1)
-        self._check_gates(gates, ())
+        self._check_gates(state, gates, ())
         return engine.step(self, state, key, value, query, gates)
 
     def plan(self, dim: int | tuple[int, int] = 64) -> Plan:
         """How this memory will be run on keys and values of width `dim`, and why."""
         state = jax.eval_shape(lambda key: self.start(self.init(key, dim)), jax.random.key(0))
-        gates = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in rules.gates(self.rule)}
+        gates = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in rules.gates(self.rule, state.weights)}
         return engine.make_plan(self, state, gates)
 
     def _check_arrays(self, state: MemoryState, keys, values, queries, ndim: int) -> None:
@@ -204,8 +204,8 @@ class Memory:
         if got != expected:
             raise ValueError(f"keys, values: expected {expected} features as in the state's weights, got {got}")
 
-    def _check_gates(self, gates: Mapping[str, jax.Array], leading: tuple[int, ...]) -> None:
-        known = rules.gates(self.rule)
+    def _check_gates(self, state: MemoryState, gates: Mapping[str, jax.Array], leading: tuple[int, ...]) -> None:
+        known = rules.gates(self.rule, state.weights)
         allowed = [*known, *(["window"] if self.window > 1 else [])]
         for name, gate in gates.items():
             if name not in allowed:

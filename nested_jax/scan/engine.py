@@ -38,7 +38,7 @@ def start(spec: Specification, weights: Mapping[str, jax.Array], dim_k: int, dim
     if spec.chunk_size > 1:
         open_chunk = Open(jnp.zeros((), jnp.int32), weights)
         if spec.step_per == "chunk":
-            sums = {name: jnp.zeros((), dtype) for name in rules.gates(spec.rule)}
+            sums = {name: jnp.zeros((), dtype) for name in rules.gates(spec.rule, weights)}
             open_chunk = open_chunk._replace(
                 rule_state=rule_state, gradient=jax.tree.map(jnp.zeros_like, weights), gates=sums
             )

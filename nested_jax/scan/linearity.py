@@ -7,7 +7,7 @@ ordinary jax values: run under `vmap` over tokens, the interpretation *is* the l
 that `response` rolls out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -121,18 +121,12 @@ class _Scalars:
         self._alive: list[Any] = []
 
     def apply(self, primitive, params: Mapping[str, Any], *operands):
-        named = tuple(identity(o) for o in operands)
-        key = (primitive.name, str(sorted(params.items(), key=lambda item: item[0])), named)
-        if key not in self._seen:
-            self._alive.extend(operands)
-            if all(_concrete(o) for o in operands):
-                with jax.ensure_compile_time_eval():
-                    self._seen[key] = np.asarray(primitive.bind(*map(jnp.asarray, operands), **params))
-            else:
-                self._seen[key] = primitive.bind(*map(jnp.asarray, operands), **params)
-        return self._seen[key]
+        """The result of an elementwise primitive on numbers."""
+        label = (primitive.name, str(sorted(params.items(), key=lambda item: item[0])))
+        return self._once(label, lambda *x: primitive.bind(*x, **params), operands)
 
     def binary(self, name: str, a, b):
+        """`a` and `b` added, subtracted, multiplied or divided."""
         if name == "mul" and _is(a, 1):
             return b
         if name in ("mul", "div") and _is(b, 1):
@@ -142,19 +136,25 @@ class _Scalars:
         if name in ("add", "sub") and _is(b, 0):
             return a
         dtype = jnp.result_type(a, b)
-        return self.apply(_PRIMITIVE[name], {}, _cast(a, dtype), _cast(b, dtype))
+        return self._once((name,), _ARITHMETIC[name], (_cast(a, dtype), _cast(b, dtype)))
 
     def negate(self, a):
-        return self.apply(_PRIMITIVE["neg"], {}, a)
+        """`-a`."""
+        return self._once(("neg",), jax.lax.neg, (a,))
+
+    def _once(self, label: tuple[str, ...], function: Callable, operands):
+        key = (label, tuple(identity(o) for o in operands))
+        if key not in self._seen:
+            self._alive.extend(operands)
+            if all(_concrete(o) for o in operands):
+                with jax.ensure_compile_time_eval():
+                    self._seen[key] = np.asarray(function(*map(jnp.asarray, operands)))
+            else:
+                self._seen[key] = function(*map(jnp.asarray, operands))
+        return self._seen[key]
 
 
-_PRIMITIVE = {
-    "add": jax.lax.add_p,
-    "sub": jax.lax.sub_p,
-    "mul": jax.lax.mul_p,
-    "div": jax.lax.div_p,
-    "neg": jax.lax.neg_p,
-}
+_ARITHMETIC = {"add": jax.lax.add, "sub": jax.lax.sub, "mul": jax.lax.mul, "div": jax.lax.div}
 
 
 def _concrete(value) -> bool:
@@ -264,8 +264,7 @@ def _data_free(eqn, name: str, shape, inputs, scalars: _Scalars) -> list[Value]:
         return [Uniform(scalars.apply(eqn.primitive, eqn.params, *(v.value for v in inputs)), shape)]
     if uniform and name in _SHAPE_ONLY:
         return [Uniform(inputs[0].value, shape)]
-    subfuns, params = eqn.primitive.get_bind_params(eqn.params)
-    outputs = eqn.primitive.bind(*subfuns, *(materialize(v) for v in inputs), **params)
+    outputs = eqn.primitive.bind(*map(materialize, inputs), **eqn.primitive.get_bind_params(eqn.params))
     return [known(o) for o in (outputs if eqn.primitive.multiple_results else [outputs])]
 
 

@@ -82,7 +82,7 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, jax.Array
         reason = "the rule steps once per chunk: the chunk's gradient is one backward pass, then one step of the rule"
         return Plan("dual" if wanted == "auto" else wanted, (), links, reason)
     wide = [name for name, gate in gates.items() if gate.ndim > 0]
-    if not obstacle and wide:
+    if wide:
         obstacle = f"gate {wide[0]!r} has a value per channel, and the response of a rule is computed for one per token"
     if not obstacle and spec.retain_first and spec.window > 1:
         obstacle = "with retain_first every token of a window has its own decayed weights"

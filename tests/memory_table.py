@@ -1,0 +1,125 @@
+"""The cases over which the laws of memories run: every rule of the table and stock optax chains, with rotating settings."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rule_table import RULES
+
+import nested_jax as nj
+
+DIM = 4
+
+NETWORKS = {
+    "linear": nj.networks.Linear(),
+    "mlp": nj.networks.MLP(depth=2, expansion=2),
+    "gated": nj.networks.GatedMLP(expansion=1, activation=jax.nn.silu),
+    "deep": nj.networks.MLP(depth=3, expansion=1, activation=jnp.tanh, norm=True, bias=True),
+}
+
+STOCK = {
+    "optax.sgd nesterov": optax.sgd(0.05, momentum=0.9, nesterov=True),
+    "optax decayed trace": optax.chain(optax.add_decayed_weights(0.1), optax.trace(0.8), optax.scale(-0.05)),
+    "optax.ema": optax.chain(optax.ema(0.8), optax.scale(-0.1)),
+    "optax schedule": optax.sgd(optax.linear_schedule(0.1, 0.0, 12), momentum=0.5),
+    "optax.adam": optax.adam(0.02),
+    "clip then momentum": nj.chain(optax.clip(0.05), optax.trace(0.8), optax.scale(-0.1)),
+}
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"chunk_size": 4, "read": "after", "tokens": 10},
+    {"chunk_size": 3, "read": "before", "window": 3, "tokens": 9},
+    {"chunk_size": 5, "read": "start", "step_per": "chunk", "tokens": 12, "window": 2},
+    {"chunk_size": 16, "read": "after", "window": 2, "tokens": 7},
+    {"chunk_size": 4, "read": "before", "retain_first": True, "tokens": 8, "reset": True},
+    {"chunk_size": 1, "read": "after", "tokens": 6},
+    {"chunk_size": 7, "read": "start", "tokens": 14, "reset": True},
+)
+
+
+class Case(NamedTuple):
+    """A memory under test, and how long its sequence is."""
+
+    name: str
+    memory: nj.Memory
+    tokens: int
+    reset: bool
+
+
+def case(name: str, rule: optax.GradientTransformation, matrices: bool, network: str, setting: dict[str, Any]) -> Case:
+    """One case; a rule for matrices gets a network without vectors."""
+    network = "mlp" if matrices and network == "deep" else network
+    options = {k: v for k, v in setting.items() if k not in ("tokens", "reset")}
+    memory = nj.Memory(network=NETWORKS[network], rule=rule, **options)
+    label = " ".join([name, network, *(f"{k}={v}" for k, v in setting.items())])
+    return Case(label, memory, setting["tokens"], setting.get("reset", False))
+
+
+def rule_cases(settings_per_rule: int) -> list[Case]:
+    """Every rule of the table with gates at call time, and every stock chain, in some settings each."""
+    named = [(r.name, r.gated(), r.matrices) for r in RULES]
+    named += [(name, rule, False) for name, rule in STOCK.items()]
+    cases = []
+    for i, (name, rule, matrices) in enumerate(named):
+        for j in range(i, i + settings_per_rule):
+            network = list(NETWORKS)[(i + j // len(SETTINGS)) % len(NETWORKS)]
+            cases.append(case(name, rule, matrices, network, SETTINGS[j % len(SETTINGS)]))
+    return cases
+
+
+def titans_cases(chunks: tuple[int, ...]) -> list[Case]:
+    """Titans on every network, over chunk lengths from 1 to the whole sequence."""
+    reads = ("after", "before", "start")
+    found = []
+    for i, network in enumerate(NETWORKS):
+        for j, chunk in enumerate(chunks):
+            setting = {"chunk_size": chunk, "read": reads[(i + j) % 3], "tokens": 18}
+            found.append(case("titans", nj.rules.titans(), False, network, setting))
+    return found
+
+
+class Data(NamedTuple):
+    """Inputs of a scan."""
+
+    keys: jax.Array
+    values: jax.Array
+    queries: jax.Array
+    gates: dict[str, jax.Array]
+
+
+def data(memory: nj.Memory, tokens: int, seed: int = 0) -> Data:
+    """Unit keys and queries, values of size one half, gates at which every memory here is stable."""
+    rng = np.random.default_rng(seed)
+    keys, queries, values = rng.normal(size=(3, tokens, DIM))
+    keys, queries = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (keys, queries))
+    uniform = rng.uniform(size=(3, tokens))
+    gates = {"learning_rate": 0.2 * uniform[0], "momentum": 0.8 * uniform[1], "decay": 0.3 * uniform[2]}
+    used = {name: gates[name] for name in nj.gates(memory.rule, shapes(memory))}
+    if memory.window > 1:
+        used["window"] = rng.uniform(size=(tokens, memory.window))
+    return jax.tree.map(jnp.asarray, Data(keys, 0.5 * values, queries, used))
+
+
+def shapes(memory: nj.Memory):
+    """The shapes of a memory's weights."""
+    return jax.eval_shape(lambda key: memory.init(key, DIM), jax.random.key(0))
+
+
+def resets(case: Case) -> jax.Array | None:
+    """A document beginning at the second chunk, where the case has resets."""
+    chunks = -(-case.tokens // case.memory.chunk_size)
+    return (jnp.arange(chunks) == 1) if case.reset else None
+
+
+def weights(memory: nj.Memory, seed: int = 1) -> dict[str, jax.Array]:
+    """Weights away from zero, of about the size of the initial ones."""
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=w.shape) / w.shape[0] ** 0.5) for name, w in shapes(memory).items()}
+
+
+def using(memory: nj.Memory, implementation: str) -> nj.Memory:
+    """The same memory by another implementation."""
+    return dataclasses.replace(memory, implementation=implementation)
