@@ -1,4 +1,4 @@
-"""The cases over which the laws of memories run: every rule of the table and stock optax chains, with rotating settings."""
+"""The cases over which the laws of memories run: all rules of the table and stock chains, with rotating settings."""
 
 import dataclasses
 from typing import Any, NamedTuple

@@ -80,11 +80,11 @@ def test_causality(case):
     y, _ = scan(state, *data)
     chunk = case.memory.chunk_size
     for p in {0, chunk // 2, chunk - 1, chunk, case.tokens - 1} - {case.tokens}:
-        bump = lambda x, p=p: x.at[p].add(0.5)
-        changed, _ = scan(state, *jax.tree.map(bump, data))
+        moved = jax.tree.map(lambda x, p=p: x.at[p].add(0.5), data)
+        changed, _ = scan(state, *moved)
         assert np.array_equal(changed[:p], y[:p])
         assert not np.array_equal(changed[p:], y[p:])
-        written, _ = scan(state, bump(data.keys), bump(data.values), data.queries, data.gates)
+        written, _ = scan(state, *moved._replace(queries=data.queries, gates=data.gates))
         blind = {"after": p, "before": p + 1, "start": (p // chunk + 1) * chunk}[case.memory.read]
         assert np.array_equal(written[:blind], y[:blind])
 
@@ -166,15 +166,15 @@ def test_packed_documents_are_separate_documents(case):
     tokens = 2 * grid + (case.tokens % grid)
     weights, data = table.weights(case.memory), table.data(case.memory, tokens)
     reset = jnp.zeros(-(-tokens // grid), bool).at[1].set(True)
-    cut = lambda part: jax.tree.map(lambda x: x[part], data)
+    documents = [jax.tree.map(lambda x, part=part: x[part], data) for part in (slice(0, grid), slice(grid, None))]
 
     def packed(weights):
         y, state = case.memory.scan(case.memory.start(weights), *data, reset)
         return jnp.sum(jnp.sin(y)), (y, state)
 
     def separate(weights):
-        first, _ = case.memory.scan(case.memory.start(weights), *cut(slice(0, grid)))
-        second, state = case.memory.scan(case.memory.start(weights), *cut(slice(grid, None)))
+        first, _ = case.memory.scan(case.memory.start(weights), *documents[0])
+        second, state = case.memory.scan(case.memory.start(weights), *documents[1])
         y = jnp.concatenate([first, second])
         return jnp.sum(jnp.sin(y)), (y, state)
 
@@ -240,5 +240,5 @@ def test_bfloat16_parameters_still_learn():
     state = memory.start(weights)
     assert state.weights["w"].dtype == jnp.float32
     key = jnp.zeros((100, table.DIM)).at[:, 0].set(1.0)
-    y, state = jax.jit(memory.scan)(state, key, jnp.zeros_like(key), key)
+    _, state = jax.jit(memory.scan)(state, key, jnp.zeros_like(key), key)
     assert np.allclose(state.weights["w"][0], (1 - 1e-4) ** 100, rtol=1e-5)

@@ -198,7 +198,7 @@ def test_polynomial_refuses(arguments):
 
 
 def test_a_memory_over_polynomial_features_holds_more_pairs_than_dimensions():
-    """Six random pairs in two dimensions: a linear memory cannot, one over degree-3 features can (Atlas, proposition 2)."""
+    """Six random pairs in two dimensions: a linear memory cannot, degree-3 features can (Atlas, proposition 2)."""
     keys, values = np.random.default_rng(0).normal(size=(2, 6, 2))
     errors = []
     for phi in (lambda x: x, nj.features.Polynomial(degree=3)):
