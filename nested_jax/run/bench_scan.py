@@ -3,8 +3,8 @@
     python -m nested_jax bench scan
     python -m nested_jax bench scan --peers       # needs the extra: pip install -e '.[peers]'
 
-All candidates run once per round in one process; medians over the rounds, ratios formed round by round. Forward+backward is
-the gradient of sum(sin(y)) with respect to weights, keys, values, queries and gates.
+All candidates run once per round in one process; medians over the rounds, ratios formed round by round.
+Forward+backward is the gradient of sum(sin(y)) with respect to weights, keys, values, queries and gates.
 """
 
 import argparse
@@ -132,9 +132,8 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] = ()) -> None:
     """Runs the benchmark and prints its tables."""
     options = arguments_of(arguments)
-    print(
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {platform.machine()}, Python {platform.python_version()}"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"jax {jax.__version__} on {device}, {platform.machine()}, Python {platform.python_version()}")
     if options.peers:
         from nested_jax.run import bench_peers
 

@@ -1,4 +1,4 @@
-"""Interleaved timing: every candidate once per round in one process, medians over rounds, ratios formed round by round."""
+"""Interleaved timing: every candidate once per round in one process, medians and ratios over the rounds."""
 
 import dataclasses
 import statistics

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from nested_jax import rules
 from nested_jax.scan import structure
 from nested_jax.scan.state import Specification
 from nested_jax.scan.structure import Structure
@@ -108,7 +109,10 @@ def _analyse(rule, weights, rule_state, gates):
     whole = structure.classify(structure.rule_step(rule), weights, rule_state, gates)
     links = _flatten(rule)
     described = tuple(
-        (_name(link), structure.classify(structure.rule_step(link), weights, _get(rule_state, path), gates))
+        (
+            rules.describe_rule(link),
+            structure.classify(structure.rule_step(link), weights, _get(rule_state, path), gates),
+        )
         for path, link in links
     )
     if whole.kind == "linear":
@@ -136,10 +140,6 @@ def _flatten(rule, path: Path = ()) -> list[tuple[Path, optax.GradientTransforma
     if not links or links == (rule,):
         return [(path, rule)]
     return [found for i, link in enumerate(links) for found in _flatten(link, (*path, i))]
-
-
-def _name(rule) -> str:
-    return getattr(rule, "description", "") or getattr(rule.update, "__qualname__", "rule").split(".")[0]
 
 
 def _get(state, path: Path):
