@@ -10,8 +10,7 @@ rule with gates per token.
 import nested_jax as nj
 from nested_jax.data import TextConfig
 from nested_jax.models import MemoryConfig, ModelConfig
-from nested_jax.train.experiment import Experiment, SampleConfig
-from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train import Experiment, OptimizerConfig, SampleConfig
 
 
 def get_config(arg: str = "") -> Experiment:

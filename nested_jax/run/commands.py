@@ -34,7 +34,8 @@ def describe(experiment: Experiment, workdir: pathlib.Path, options: argparse.Na
 
 def _lengths(text: str | None, trained: int, available: int) -> list[int]:
     if text is None:
-        return [length for length in (trained // 4, trained, 4 * trained, 16 * trained) if 1 <= length < available]
+        quarter = [trained // 4] if trained % 4 == 0 else []
+        return [length for length in (*quarter, trained, 4 * trained, 16 * trained) if length < available]
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -9,10 +9,11 @@ python -m nested_jax bench scan
 """
 
 import argparse
+import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 DEBUG = "NESTED_JAX_DEBUG"
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         added.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="experiment file")
         if workdir:
-            added.add_argument("--workdir", help="directory of the run (default: runs/<experiment>[-<variant>])")
+            added.add_argument("--workdir", help="directory of the run (default: below runs/, named after the config)")
         return added
 
     command("train", "start a run, or go on with one that was interrupted", workdir=True)
@@ -95,16 +96,26 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
     return rest, overrides
 
 
-def default_workdir(spec: str) -> pathlib.Path:
-    """Where the runs of an experiment go unless told otherwise.
+def default_workdir(spec: str, overrides: Mapping[str, str], free: Sequence[str] = ()) -> pathlib.Path:
+    """Where a run goes unless told otherwise: `runs/<experiment>[-<variant>][-<field>=<value>...]`.
+
+    Args:
+      spec: `FILE.py[:VARIANT]`.
+      overrides: field path → value; another config gets another directory.
+      free: fields that do not, because a run may change them as it is continued.
 
     Example:
-      >>> default_workdir("experiments/quickstart.py:tiny").as_posix()
-      'runs/quickstart-tiny'
+      >>> default_workdir("experiments/quickstart.py:tiny", {"data.path": "my/code", "keep": "1"}, ["keep"]).as_posix()
+      'runs/quickstart-tiny-data.path=my_code'
     """
     file, _, variant = spec.partition(".py:")
-    name = pathlib.Path(file).name.removesuffix(".py") + (f"-{variant}" if variant else "")
-    return pathlib.Path("runs") / "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    parts = [pathlib.Path(file).name.removesuffix(".py"), *([variant] if variant else [])]
+    parts += [f"{field}={value}" for field, value in sorted(overrides.items()) if field.split(".")[0] not in free]
+    full = "-".join(parts)
+    name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in full)
+    if len(name) > 100:
+        name = f"{name[:80]}-{hashlib.sha256(full.encode()).hexdigest()[:12]}"
+    return pathlib.Path("runs") / name
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -124,12 +135,13 @@ def run(arguments: Sequence[str]) -> None:
 
     from nested_jax import config as configs
     from nested_jax.run import commands
-    from nested_jax.train.experiment import Experiment
+    from nested_jax.train.experiment import FREE, Experiment
 
     experiment = configs.load(options.config, overrides)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"config: get_config of {options.config} must return an Experiment, got {type(experiment)}")
-    workdir = pathlib.Path(getattr(options, "workdir", None) or default_workdir(options.config))
+    chosen = getattr(options, "workdir", None)
+    workdir = pathlib.Path(chosen or default_workdir(options.config, overrides, FREE))
     table: dict[str, Callable[[Experiment, pathlib.Path, Any], None]] = {
         "train": commands.train,
         "eval": commands.evaluate,

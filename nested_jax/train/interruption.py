@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a request to stop after the step under way."""
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -25,6 +26,7 @@ class Interruption:
         if number == signal.SIGINT and self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        os.write(2, f"{self.received}: finishing the step under way, then saving\n".encode())
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():

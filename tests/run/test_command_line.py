@@ -28,8 +28,13 @@ def test_overrides_that_cannot_be_read(arguments, message):
 
 
 def test_default_workdir():
-    assert default_workdir("experiments/quickstart.py") == pathlib.Path("runs/quickstart")
-    assert default_workdir("/a/b.py:340m,x=1") == pathlib.Path("runs/b-340m_x_1")
+    assert default_workdir("experiments/quickstart.py", {}) == pathlib.Path("runs/quickstart")
+    assert default_workdir("/a/b.py:340m,x=1", {}) == pathlib.Path("runs/b-340m_x=1")
+    free = {"log_every": "1", "mesh.data": "2"}
+    assert default_workdir("a.py", {"steps": "9", **free}, ["log_every", "mesh"]) == pathlib.Path("runs/a-steps=9")
+    long = [default_workdir("a.py", {"data.path": "/x" * 100 + end}).name for end in "ab"]
+    assert long[0] != long[1]
+    assert max(map(len, long)) <= 100
 
 
 @pytest.mark.parametrize("variant", [CONFIG, TINY])
