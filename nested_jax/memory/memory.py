@@ -179,10 +179,10 @@ class Memory:
         Raises:
           ValueError: as for `scan`.
         """
-        gates = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
+        now = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
         self._check_arrays(state, key, value, query, 1)
-        self._check_gates(state, gates, ())
-        return engine.step(self, state, key, value, query, gates)
+        self._check_gates(state, now, ())
+        return engine.step(self, state, key, value, query, now)
 
     def plan(self, dim: int | tuple[int, int] = 64) -> Plan:
         """How this memory will be run on keys and values of width `dim`, and why."""

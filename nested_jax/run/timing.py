@@ -4,9 +4,11 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+
+Name = TypeVar("Name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Compiled:
         jax.block_until_ready(self._call(*self._arguments))
 
 
-def interleave(candidates: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, Measured]:
+def interleave(candidates: Mapping[Name, Callable[[], None]], rounds: int) -> dict[Name, Measured]:
     """Times candidates against each other.
 
     Args:
@@ -54,7 +56,7 @@ def interleave(candidates: Mapping[str, Callable[[], None]], rounds: int) -> dic
     Returns:
       name -> `Measured`.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[Name, list[float]] = {name: [] for name in candidates}
     for call in candidates.values():
         call()
     for _ in range(rounds):

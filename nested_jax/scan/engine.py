@@ -45,8 +45,8 @@ def start(spec: Specification, weights: Mapping[str, jax.Array], dim_k: int, dim
     return MemoryState(weights, rule_state, weights, window, open_chunk)
 
 
-def make_plan(spec: Specification, state: MemoryState, gates: Mapping[str, jax.Array]) -> Plan:
-    """The plan for one token's gates (without "window")."""
+def make_plan(spec: Specification, state: MemoryState, gates: Mapping[str, Any]) -> Plan:
+    """The plan for one token's gates, arrays or shapes, without "window"."""
     return planning.make(spec, state.weights, state.rule_state, gates)
 
 

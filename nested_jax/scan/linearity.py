@@ -219,9 +219,10 @@ def _run(jaxpr, consts: Sequence[Value], inputs: Sequence[Value], scalars: _Scal
     env: dict[Any, Value] = {}
 
     def read(var) -> Value:
-        return (
-            Uniform(np.asarray(var.val, var.aval.dtype), var.aval.shape) if isinstance(var, jex.Literal) else env[var]
-        )
+        if not isinstance(var, jex.Literal):
+            return env[var]
+        aval: Any = var.aval
+        return Uniform(np.asarray(var.val, aval.dtype), aval.shape)
 
     for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True):
         env[var] = value
@@ -290,17 +291,19 @@ def _linear(eqn, name: str, shape, inputs: list[Value], scalars: _Scalars) -> Li
         if not (isinstance(a, Linear) and isinstance(b, Uniform)):
             return None
         return Linear({i: scalars.binary(name, c, b.value) for i, c in a.terms.items()}, a.leaf)
-    if name == "neg":
-        return Linear({i: scalars.negate(c) for i, c in inputs[0].terms.items()}, inputs[0].leaf)
-    if name == "integer_pow":
-        return inputs[0] if eqn.params["y"] == 1 else None
-    if name in ("copy", "copy_p", *_SHAPE_ONLY):
-        same = eqn.invars[0].aval.shape == shape and name not in ("transpose", "rev")
-        return inputs[0] if same and len(inputs) == 1 else None
-    if name == "convert_element_type":
-        return inputs[0] if _exact(eqn.invars[0].aval.dtype, eqn.params["new_dtype"]) else None
     if name == "select_n":
         return _select(eqn, inputs, scalars)
+    (x,) = inputs if len(inputs) == 1 else (None,)
+    if not isinstance(x, Linear):
+        return None
+    if name == "neg":
+        return Linear({i: scalars.negate(c) for i, c in x.terms.items()}, x.leaf)
+    if name == "integer_pow":
+        return x if eqn.params["y"] == 1 else None
+    if name in ("copy", "copy_p", *_SHAPE_ONLY):
+        return x if eqn.invars[0].aval.shape == shape and name not in ("transpose", "rev") else None
+    if name == "convert_element_type":
+        return x if _exact(eqn.invars[0].aval.dtype, eqn.params["new_dtype"]) else None
     return None
 
 
@@ -317,12 +320,12 @@ def _select(eqn, inputs: list[Value], scalars: _Scalars) -> Linear | None:
     if not isinstance(predicate, Uniform):
         return None
     leaf = _leaf(cases)
-    cases = [Linear({}, leaf) if is_zero(v) else v for v in cases]
-    if not all(isinstance(v, Linear) and v.leaf == leaf for v in cases):
+    linear = [v if isinstance(v, Linear) else Linear({}, leaf) for v in cases if isinstance(v, Linear) or is_zero(v)]
+    if len(linear) < len(cases) or any(case.leaf != leaf for case in linear):
         return None
     terms = {}
-    for i in sorted({i for case in cases for i in case.terms}):
-        branches = [case.terms.get(i, np.asarray(0.0, jnp.float32)) for case in cases]
+    for i in sorted({i for case in linear for i in case.terms}):
+        branches = [case.terms.get(i, np.asarray(0.0, jnp.float32)) for case in linear]
         dtype = jnp.result_type(*branches)
         terms[i] = scalars.apply(eqn.primitive, eqn.params, predicate.value, *(_cast(b, dtype) for b in branches))
     return Linear(terms, leaf)

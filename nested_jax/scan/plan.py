@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 
 from nested_jax import rules
@@ -60,14 +59,14 @@ class Plan:
     reason: str
 
 
-def make(spec: Specification, weights, rule_state, gates: Mapping[str, jax.Array]) -> Plan:
+def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> Plan:
     """Analyses a memory's rule on these shapes and chooses how to run it.
 
     Args:
       spec: the memory.
       weights: its weights, arrays or shapes.
       rule_state: the rule's state for them.
-      gates: one token's gates, without "window".
+      gates: one token's gates, arrays or shapes, without "window".
 
     Returns:
       The `Plan`.

@@ -87,9 +87,11 @@ def prepare(
         found, responses, layout = [], [], Layout([], [])
         if stage.kind == "linear":
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (dict(gates), clocks))
-            found, *positions = structure.systems(step, weights, state, *flat, resets.shape[0] * length)
+            flat_gates, flat_clocks = flat
+            count = resets.shape[0] * length
+            found, groups, members = structure.systems(step, weights, state, flat_gates, flat_clocks, count)
             found = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), found)
-            layout = Layout(*positions)
+            layout = Layout(groups, members)
             responses = [response.roll_out(system) for system in found] if roll else []
         prepared.append(Prepared(clocks, after, found, responses))
         layouts.append(layout)

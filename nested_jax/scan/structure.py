@@ -137,14 +137,14 @@ def _unit(index: int, leaf: int, array) -> linearity.Linear:
     return linearity.Linear({index: np.ones((), array.dtype)}, leaf)
 
 
-def classify(step: Step, weights, state, gates: Mapping[str, jax.Array]) -> Structure:
+def classify(step: Step, weights, state, gates: Mapping[str, Any]) -> Structure:
     """The structure of a rule's step on these shapes.
 
     Args:
       step: a rule's step, see `rule_step`.
       weights: tree of arrays or shapes.
       state: the rule's state for them.
-      gates: one token's gates.
+      gates: one token's gates, arrays or shapes.
 
     Returns:
       Its `Structure`. The analysis is sound: a rule that is called linear is linear.
@@ -213,8 +213,9 @@ def advance_clocks(
 
     def token(clocks, gates):
         reading = read(step, weights, state, gates, clocks)
-        after = [v for v, owner in zip(reading.state, reading.owners, strict=True) if owner is None]
-        return [linearity.materialize(v).astype(c.dtype) for v, c in zip(after, clocks, strict=True)], clocks
+        free = [v for v, owner in zip(reading.state, reading.owners, strict=True) if owner is None]
+        after = [linearity.materialize(v) for v in free if isinstance(v, (linearity.Uniform, linearity.Known))]
+        return [a.astype(c.dtype) for a, c in zip(after, clocks, strict=True)], clocks
 
     def chunk(clocks, inputs):
         gates, reset = inputs

@@ -230,7 +230,7 @@ def test_deep_memories_on_long_sequences_train_without_clipping():
     (params, _), losses = train(params)
     assert np.isfinite(losses).all()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < losses[0]
 
 
 def test_bfloat16_parameters_still_learn():
