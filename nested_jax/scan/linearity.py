@@ -97,20 +97,7 @@ _ELEMENTWISE = frozenset(
     ]
 )
 _SHAPE_ONLY = frozenset(["broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice", "rev"])
-_CALLS = frozenset(
-    [
-        "jit",
-        "pjit",
-        "closed_call",
-        "core_call",
-        "remat",
-        "remat2",
-        "checkpoint",
-        "custom_jvp_call",
-        "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
-    ]
-)
+_CALLS = frozenset("jit pjit closed_call core_call remat remat2 checkpoint".split())
 
 
 class _Scalars:
@@ -236,7 +223,7 @@ def _run(jaxpr, consts: Sequence[Value], inputs: Sequence[Value], scalars: _Scal
 def _equation(eqn, inputs: list[Value], scalars: _Scalars) -> list[Value]:
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape if eqn.outvars else ()
     if name in _CALLS:
-        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if inner is not None:
             closed = isinstance(inner, jex.ClosedJaxpr)
             consts = [_constant(c) for c in inner.consts] if closed else []

@@ -157,6 +157,21 @@ def test_operations_that_are_linear_entry_by_entry(operation):
     assert find(rule, {"w": jnp.zeros((4, 4))}).kind == "linear"
 
 
+@jax.custom_jvp
+def twice(x):
+    """Linear in value, with a derivative of its own that the dual form would not see."""
+    return 2.0 * x
+
+
+twice.defjvp(lambda primals, tangents: (twice(*primals), 5.0 * tangents[0]))
+
+
+@pytest.mark.parametrize("operation", [twice, jax.lax.stop_gradient])
+def test_maps_with_derivatives_of_their_own_are_not_linear(operation):
+    rule = optax.stateless(lambda updates, params: jax.tree.map(operation, updates))
+    assert find(rule).kind == "timewise"
+
+
 def system(rule, weights, gates):
     """The linear systems of the rule with the weights in z, for one token."""
     step = structure.weight_step(structure.rule_step(rule))
