@@ -15,7 +15,7 @@ from nested_jax.scan import response, stages
 from nested_jax.scan.operations import Mixed, PerToken, Plain, record
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
-from nested_jax.scan.stages import Factored, Layout, Prepared, Updates
+from nested_jax.scan.stages import Factored, Last, Layout, Prepared, Updates
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
 
@@ -36,36 +36,29 @@ def chunk(
     prepared: Sequence[Prepared],
 ) -> tuple[Carry, jax.Array]:
     """One chunk: the state after it (its window is the caller's) and y [C, D_v]."""
-    weights, names = carry.weights, sorted(carry.weights)
-    layout, ready = layouts[-1], prepared[-1]
-    groups = dict(zip(names, layout.groups, strict=True))
-
-    keep = {name: ready.systems[groups[name]].A[:, 0, 0, None] for name in names} if spec.retain_first else None
+    weights = carry.weights
+    keep = stages.retained(spec, layouts, weights, prepared)
+    keep = None if keep is None else {name: scale[:, None] for name, scale in keep.items()}
     factors = record(spec.network, spec.objective, weights, tokens.keys, tokens.values, tokens.live, keep)
-    updates, rule_state = stages.walk(
-        plan, layouts, prepared, weights, carry.rule_state, tokens.gates, Factored(factors, tokens.band), by_response
-    )
 
-    stage = plan.stages[-1]
-    state = (weights, stage.states(rule_state))
-    z = stages.gather(weights, state, layout)
-    seen = ready.responses if spec.read == "after" else [response.shift(r) for r in ready.responses]
-    if spec.read == "start":
-        operations = Plain(weights)
-    elif isinstance(updates, Factored):
-        if updates.band is not None:
-            seen = [r._replace(K=r.K @ updates.band) for r in seen]
-        operations = Mixed(z, {name: seen[groups[name]] for name in names}, factors.inputs, factors.errors)
-    else:
-        rows = {name: seen[groups[name]] for name in names}
-        operations = PerToken(
-            {name: jnp.tensordot(r.P, z[name], axes=1) + updates.mix(name, r.K) for name, r in rows.items()}
-        )
-    y = spec.network(operations, tokens.queries)
+    def finish(last: Last):
+        after = {
+            name: jnp.tensordot(r.Pe, last.z[name], axes=1) + last.updates.mix(name, r.Ke)
+            for name, r in last.responses.items()
+        }
+        if spec.read == "start":
+            return Plain(weights), after
+        seen = last.responses
+        if spec.read == "before":
+            seen = {name: response.shift(r) for name, r in seen.items()}
+        if isinstance(last.updates, Factored):
+            if tokens.band is not None:
+                seen = {name: r._replace(K=r.K @ tokens.band) for name, r in seen.items()}
+            return Mixed(last.z, seen, factors.inputs, factors.errors), after
+        rows = {
+            name: jnp.tensordot(r.P, last.z[name], axes=1) + last.updates.mix(name, r.K) for name, r in seen.items()
+        }
+        return PerToken(rows), after
 
-    after = {}
-    for name in names:
-        rolled = ready.responses[groups[name]]
-        after[name] = jnp.tensordot(rolled.Pe, z[name], axes=1) + updates.mix(name, rolled.Ke)
-    weights, states = stages.scatter(weights, state, layout, after, ready.after)
-    return Carry(weights, stage.replace(rule_state, states), None), y
+    gradients = Factored(factors, tokens.band)
+    return stages.chunk(spec, plan, layouts, carry, tokens, prepared, gradients, by_response, finish)

@@ -3,8 +3,7 @@
 Every intermediate array is one of four things. `Uniform`: all entries equal one number that no data enters. `Known`: no
 data enters. `Linear`: entry by entry a sum of data inputs with one number each. `Opaque`: anything else. Only
 operations listed here keep an array linear, so a linear rule may be called opaque, never the reverse. The numbers are
-ordinary jax values: run under `vmap` over tokens, the interpretation *is* the linear system
-that `response` rolls out.
+ordinary jax values: run under `vmap` over tokens, the interpretation *is* the linear system that `response` rolls out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +96,7 @@ _ELEMENTWISE = frozenset(
     ]
 )
 _SHAPE_ONLY = frozenset(["broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice", "rev"])
-_CALLS = frozenset("jit pjit closed_call core_call remat remat2 checkpoint".split())
+_CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"])
 
 
 class _Scalars:

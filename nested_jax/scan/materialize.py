@@ -13,7 +13,7 @@ from nested_jax.scan import stages, token
 from nested_jax.scan.operations import PerToken
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
-from nested_jax.scan.stages import Formed, Layout, Prepared, Updates
+from nested_jax.scan.stages import Formed, Last, Layout, Prepared, Updates
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
 
@@ -59,31 +59,15 @@ def chunk(
     prepared: Sequence[Prepared],
 ) -> tuple[Carry, jax.Array]:
     """One chunk: the state after it (its window is the caller's) and y [C, D_v]."""
-    weights, names = carry.weights, sorted(carry.weights)
-    layout, ready = layouts[-1], prepared[-1]
-    groups = dict(zip(names, layout.groups, strict=True))
-
-    keep = {name: ready.systems[groups[name]].A[:, 0, 0] for name in names} if spec.retain_first else None
-    updates, rule_state = stages.walk(
-        plan,
-        layouts,
-        prepared,
-        weights,
-        carry.rule_state,
-        tokens.gates,
-        Formed(gradients(spec, weights, tokens, keep)),
-        by_scan,
-    )
-
-    stage = plan.stages[-1]
-    state = (weights, stage.states(rule_state))
-    z = stages.gather(weights, state, layout)
-    arrays = updates.formed()
-    paths = {name: trajectory(z[name], ready.systems[groups[name]], arrays[name]) for name in names}
     count = tokens.queries.shape[0]
     rows = {"after": slice(1, count + 1), "before": slice(0, count), "start": jnp.zeros(count, int)}[spec.read]
-    y = spec.network(PerToken({name: path[rows, 0] for name, path in paths.items()}), tokens.queries)
-    weights, states = stages.scatter(
-        weights, state, layout, {name: path[-1] for name, path in paths.items()}, ready.after
-    )
-    return Carry(weights, stage.replace(rule_state, states), None), y
+
+    def finish(last: Last):
+        arrays = last.updates.formed()
+        paths = {name: trajectory(z, last.systems[name], arrays[name]) for name, z in last.z.items()}
+        operations = PerToken({name: path[rows, 0] for name, path in paths.items()})
+        return operations, {name: path[-1] for name, path in paths.items()}
+
+    keep = stages.retained(spec, layouts, carry.weights, prepared)
+    formed = Formed(gradients(spec, carry.weights, tokens, keep))
+    return stages.chunk(spec, plan, layouts, carry, tokens, prepared, formed, by_scan, finish)

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.scan import response, structure
-from nested_jax.scan.operations import Factors, mixed_gradient
+from nested_jax.scan.operations import Factors, Operations, mixed_gradient
 from nested_jax.scan.plan import Plan, Stage
 from nested_jax.scan.response import Response
+from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
 
 
@@ -165,47 +166,84 @@ def scatter(weights, state, layout: Layout, z: Mapping[str, jax.Array], clocks: 
     return treedef.unflatten(leaves)
 
 
-def walk(
+class Last(NamedTuple):
+    """What the stage that writes the weights works on; every dict is by leaf of the weights.
+
+    z [n, ...leaf] at the chunk's start, whose first entry is the weight; the leaf's `System` and, where rolled out, its
+    `Response`; the updates of the chunk's tokens.
+    """
+
+    z: dict[str, jax.Array]
+    systems: dict[str, System]
+    responses: dict[str, Response]
+    updates: Updates
+
+
+# How the last stage ends: the operations that queries are read with, and z after the chunk.
+Finish = Callable[[Last], tuple[Operations, Mapping[str, jax.Array]]]
+
+
+def by_leaf(layout: Layout, weights, found: Sequence) -> dict:
+    """Systems or responses by the name of the leaf they belong to; empty where there are none."""
+    return {name: found[group] for name, group in zip(sorted(weights), layout.groups, strict=True) if found}
+
+
+def chunk(
+    spec: Specification,
     plan: Plan,
     layouts: Sequence[Layout],
+    carry: Carry,
+    tokens: Chunk,
     prepared: Sequence[Prepared],
-    weights,
-    rule_state,
-    gates: Mapping[str, jax.Array],
     updates: Updates,
     linear: LinearStage,
-):
-    """Sends a chunk's updates through all stages but the last.
+    finish: Finish,
+) -> tuple[Carry, jax.Array]:
+    """Sends a chunk's updates through all stages and reads its queries.
 
     Args:
-      plan: the plan.
+      spec: the memory.
+      plan: its plan.
       layouts: per stage.
+      carry: the state at the chunk's start.
+      tokens: the chunk.
       prepared: per stage, this chunk's.
-      weights: at the chunk's start.
-      rule_state: at the chunk's start.
-      gates: name -> [C].
       updates: the gradients.
-      linear: how a linear stage is run.
+      linear: how a linear stage before the last is run.
+      finish: how the last stage is run.
 
     Returns:
-      The updates that the last stage gets, and the rule's state with those stages advanced.
+      The state after the chunk (its window is the caller's) and y [C, D_v].
     """
-    for index, stage in enumerate(plan.stages[:-1]):
+    weights, rule_state = carry.weights, carry.rule_state
+    for stage, layout, ready in zip(plan.stages[:-1], layouts, prepared, strict=False):
         states = stage.states(rule_state)
-        ready, layout = prepared[index], layouts[index]
         if stage.kind == "timewise":
-            updates = Formed(_timewise(stage, states, weights, gates, ready, updates.formed()))
+            updates = Formed(_timewise(stage, states, weights, tokens.gates, ready, updates.formed()))
             states = scatter(weights, states, Layout([], [[] for _ in weights]), {}, ready.after)
         else:
             z = gather(weights, states, layout)
-            outputs, ends = {}, {}
-            for name, group in zip(sorted(weights), layout.groups, strict=True):
-                rolled = ready.responses[group] if ready.responses else None
-                outputs[name], ends[name] = linear(z[name], ready.systems[group], rolled, name, updates)
-            updates = Formed(outputs)
-            states = scatter(weights, states, layout, ends, ready.after)
+            systems, rolled = by_leaf(layout, weights, ready.systems), by_leaf(layout, weights, ready.responses)
+            ended = {name: linear(z[name], systems[name], rolled.get(name), name, updates) for name in z}
+            updates = Formed({name: outputs for name, (outputs, _) in ended.items()})
+            states = scatter(weights, states, layout, {name: end for name, (_, end) in ended.items()}, ready.after)
         rule_state = stage.replace(rule_state, states)
-    return updates, rule_state
+
+    stage, layout, ready = plan.stages[-1], layouts[-1], prepared[-1]
+    state = (weights, stage.states(rule_state))
+    systems, rolled = by_leaf(layout, weights, ready.systems), by_leaf(layout, weights, ready.responses)
+    operations, after = finish(Last(gather(weights, state, layout), systems, rolled, updates))
+    y = spec.network(operations, tokens.queries)
+    weights, states = scatter(weights, state, layout, after, ready.after)
+    return Carry(weights, stage.replace(rule_state, states), None), y
+
+
+def retained(spec: Specification, layouts: Sequence[Layout], weights, prepared: Sequence[Prepared]):
+    """With `retain_first`, by how much each token's gradient sees the weights decayed: name -> [C]; else None."""
+    if not spec.retain_first:
+        return None
+    systems = by_leaf(layouts[-1], weights, prepared[-1].systems)
+    return {name: system.A[:, 0, 0] for name, system in systems.items()}
 
 
 def _timewise(
