@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -91,7 +92,7 @@ class WandB:
         path = pathlib.Path(directory)
         identity = path / "wandb_id.txt"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id())
+            identity.write_text(uuid.uuid4().hex[:12])
         self._run = wandb.init(
             project="nested_jax",
             name=path.name,
