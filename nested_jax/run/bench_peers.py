@@ -7,7 +7,7 @@ input. Ours runs without its convolution, which the peer does not have. What sti
 - The peer materialises every chunk's weights and takes its momentum and decay from averages over a chunk, one step per
   chunk; queries read the weights of the chunk before. Our `step_per="chunk"` is the nearest to that. Our layer with a
   step per token is exact in all gates at every token, which the peer does not offer.
-- Norms, gate activations and initial values differ in detail; no cost hangs on them.
+- Norms, gate activations and initial values differ in detail.
 """
 
 import functools
