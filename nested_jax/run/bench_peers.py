@@ -7,7 +7,15 @@ input. Ours runs without its convolution, which the peer does not have. What sti
 - The peer materialises every chunk's weights and takes its momentum and decay from averages over a chunk, one step per
   chunk; queries read the weights of the chunk before. Our `step_per="chunk"` is the nearest to that. Our layer with a
   step per token is exact in all gates at every token, which the peer does not offer.
-- Norms, gate activations and initial values differ in detail.
+- The peer normalises its input (RMSNorm, once to write and once to read). Ours passes q, k and v through SiLU and makes
+  q and k of length one.
+- Behind the memory the peer has one sigmoid gate per head; ours an RMSNorm per head and a SiLU gate of all features,
+  one more [256, 256] product.
+- The peer's learning rates start near zero here (`init_adaptive_step_bias`): at its defaults random input makes it
+  diverge.
+
+Compare on an idle machine. Where other programs compete for the cores, the peer's threads wait for each other and it
+looks several times slower than it is; the load average is printed for that reason.
 """
 
 import functools
@@ -84,6 +92,7 @@ def table(rounds: int) -> str:
     Raises:
       ValueError: if the peer is not installed.
     """
+    load = os.getloadavg()[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     theirs, versions = peer(threads)
     layers = {
@@ -109,4 +118,5 @@ def table(rounds: int) -> str:
             ]
         )
     title = f"B{BATCH} T{TOKENS} D{DIM}, {HEADS} heads × {HEAD_DIM}, MLP depth 2 × 4, chunk {CHUNK}, f32, {versions}"
-    return f"{title}, {threads} threads each, medians of {rounds} interleaved rounds\n\n{text_table(HEADINGS, rows)}"
+    how = f"{threads} threads each, medians of {rounds} interleaved rounds, load average {load:.1f} at the start"
+    return f"{title}, {how}\n\n{text_table(HEADINGS, rows)}"
