@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -51,19 +52,19 @@ class Averager(nn.Module):
         return jnp.swapaxes(states, 0, 1) @ self.head, state
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
     return Averager()
 
 
-@pytest.fixture
-def text_file(tmp_path):
-    path = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("".join(f"line {n}: {n * n} is the square of {n}\n" for n in range(1500)))
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def experiment(text_file):
     return Experiment(
         model=ModelConfig(dim=16, layers=1),
@@ -87,10 +88,20 @@ def quiet(line):
     del line
 
 
-def test_a_run_from_beginning_to_end(experiment, model, tmp_path):
-    lines = []
-    report = train(experiment, tmp_path / "run", model=model, say=lines.append)
-    records = metrics.read(tmp_path / "run" / "metrics.jsonl")
+@pytest.fixture(scope="module")
+def whole(experiment, model, tmp_path_factory):
+    """Directory, lines and report of a run that nothing interrupted."""
+    directory, lines = tmp_path_factory.mktemp("whole"), []
+    return directory, lines, train(experiment, directory, model=model, say=lines.append)
+
+
+def contents(directory):
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+
+def test_a_run_from_beginning_to_end(whole):
+    directory, lines, report = whole
+    records = metrics.read(directory / "metrics.jsonl")
     assert [record["step"] for record in records] == list(range(1, 13))
     assert records[-1]["loss"] < records[0]["loss"]
     assert all(math.isclose(r["bits_per_byte"], r["loss"] / math.log(2), rel_tol=1e-6) for r in records)
@@ -98,8 +109,8 @@ def test_a_run_from_beginning_to_end(experiment, model, tmp_path):
     assert [r["step"] for r in records if "inner_loss/0" in r] == [1, 4, 8, 12]
     assert list(report.baselines) == ["unigram", "bigram", "trigram", "xz"]
     assert len(report.sample.encode("utf-8", "surrogateescape")) >= 1
-    assert (tmp_path / "run" / "training.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 12
+    assert (directory / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((directory / "config.json").read_text())["steps"] == 12
     text = "\n".join(lines)
     for part in (
         "step  4/12",
@@ -111,22 +122,19 @@ def test_a_run_from_beginning_to_end(experiment, model, tmp_path):
         "checkpoints/12",
     ):
         assert part in text
-    assert sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == [5, 10, 12]
+    assert sorted(int(path.name) for path in (directory / "checkpoints").iterdir()) == [5, 10, 12]
 
 
-def test_a_finished_run_says_so_and_does_nothing(experiment, model, tmp_path):
-    train(experiment, tmp_path, model=model, say=quiet)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    lines = []
-    report = train(dataclasses.replace(experiment, log_every=2, keep=1), tmp_path, model=model, say=lines.append)
+def test_a_finished_run_says_so_and_does_nothing(experiment, model, whole):
+    before, lines = contents(whole[0]), []
+    report = train(dataclasses.replace(experiment, log_every=2, keep=1), whole[0], model=model, say=lines.append)
     assert "is finished (12 of 12 steps)" in lines[0]
-    assert report.steps == 12
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert report == whole[2]
+    assert contents(whole[0]) == before
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_and_the_next_start_continues_to_the_same_bits(experiment, model, tmp_path, name):
-    train(experiment, tmp_path / "whole", model=model, say=quiet)
+def test_a_signal_saves_and_the_next_start_continues_to_the_same_bits(experiment, model, whole, tmp_path, name):
     lines = []
 
     def interrupt(line):
@@ -134,55 +142,51 @@ def test_a_signal_saves_and_the_next_start_continues_to_the_same_bits(experiment
         if line.startswith("step  4/12"):
             signal.raise_signal(signal.Signals[name])
 
-    assert train(experiment, tmp_path / "parts", model=model, say=interrupt) is None
+    assert train(experiment, tmp_path, model=model, say=interrupt) is None
     assert f"{name}: stopped after step 5" in lines[-1]
     assert "resume with the same command" in lines[-1]
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")[:5]
+    assert losses(tmp_path) == losses(whole[0])[:5]
 
-    assert train(experiment, tmp_path / "parts", model=model, say=quiet).steps == 12
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    whole, parts = (metrics.read(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
-    assert parts == whole
+    assert train(experiment, tmp_path, model=model, say=quiet) == whole[2]
+    assert metrics.read(tmp_path / "metrics.jsonl") == metrics.read(whole[0] / "metrics.jsonl")
 
 
-def test_a_crash_goes_back_to_the_last_checkpoint(experiment, model, tmp_path):
-    train(experiment, tmp_path / "whole", model=model, say=quiet)
+def test_a_crash_goes_back_to_the_last_checkpoint(experiment, model, whole, tmp_path):
 
     def crash(line):
         if line.startswith("step  8/12"):
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        train(experiment, tmp_path / "parts", model=model, say=crash)
-    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        train(experiment, tmp_path, model=model, say=crash)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')
     lines = []
-    train(experiment, tmp_path / "parts", model=model, say=lines.append)
+    train(experiment, tmp_path, model=model, say=lines.append)
     assert "continuing from step 5 of 12" in lines
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert losses(tmp_path) == losses(whole[0])
 
 
-def test_killed_before_the_report_only_the_report_is_made(experiment, model, tmp_path):
-    first = train(experiment, tmp_path, model=model, say=quiet)
+def test_killed_before_the_report_only_the_report_is_made(experiment, model, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / "report.json").unlink()
     lines = []
     again = train(experiment, tmp_path, model=model, say=lines.append)
-    assert again == first
+    assert again == whole[2]
     assert not any("compiling" in line for line in lines)
 
 
-def test_another_config_is_refused_with_its_differences(experiment, model, tmp_path):
-    train(experiment, tmp_path, model=model, say=quiet)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+def test_another_config_is_refused_with_its_differences(experiment, model, whole):
+    before = contents(whole[0])
     other = dataclasses.replace(
         experiment, seed=3, optimizer=dataclasses.replace(experiment.optimizer, learning_rate=0.5)
     )
     with pytest.raises(ValueError, match="another config") as caught:
-        train(other, tmp_path, model=model, say=quiet)
+        train(other, whole[0], model=model, say=quiet)
     assert "optimizer.learning_rate: 0.01 != 0.5" in str(caught.value)
     assert "seed: 0 != 3" in str(caught.value)
     assert "--workdir" in str(caught.value)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert contents(whole[0]) == before
 
 
 def test_unusable_data_leaves_no_trace(experiment, model, tmp_path):
@@ -223,24 +227,22 @@ def test_too_large_a_gradient_stops_the_run(experiment, model, tmp_path):
         train(bad, tmp_path, model=model, say=quiet)
 
 
-def test_a_mesh_gives_the_losses_of_one_device(experiment, model, tmp_path):
-    train(experiment, tmp_path / "one", model=model, say=quiet)
+def test_a_mesh_gives_the_losses_of_one_device(experiment, model, whole, tmp_path):
     meshed = dataclasses.replace(experiment, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
-    train(meshed, tmp_path / "eight", model=model, say=quiet)
-    one, eight = (np.array(losses(tmp_path / name))[:, 1] for name in ("one", "eight"))
+    train(meshed, tmp_path, model=model, say=quiet)
+    one, eight = (np.array(losses(directory))[:, 1] for directory in (whole[0], tmp_path))
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
-def test_a_run_moves_to_another_mesh(experiment, model, tmp_path):
+def test_a_run_moves_to_another_mesh(experiment, model, whole, tmp_path):
     def stop(line):
         if line.startswith("step  4/12"):
             signal.raise_signal(signal.SIGTERM)
 
-    train(experiment, tmp_path / "run", model=model, say=stop)
+    train(experiment, tmp_path, model=model, say=stop)
     moved = dataclasses.replace(experiment, mesh=MeshConfig(data=2, fsdp=2))
-    train(moved, tmp_path / "run", model=model, say=quiet)
-    train(experiment, tmp_path / "whole", model=model, say=quiet)
-    found, expected = (np.array(losses(tmp_path / name))[:, 1] for name in ("run", "whole"))
+    train(moved, tmp_path, model=model, say=quiet)
+    found, expected = (np.array(losses(directory))[:, 1] for directory in (tmp_path, whole[0]))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
