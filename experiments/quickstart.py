@@ -5,6 +5,11 @@ rule with gates per token. The matrices are trained by `nj.rules.muon`: the same
 
     python -m nested_jax train --config=experiments/quickstart.py
     python -m nested_jax train --config=experiments/quickstart.py --config.data.path=FILE_OR_DIR --workdir=runs/mine
+
+Hardware: 2 CPU cores. Time: 3.5 minutes, compilation and evaluation included (seen on a machine with other work on it).
+Expect, on the 826,368 validation bytes of Python 3.11.7's library: 2.02 bits per byte, beside 4.47 (unigram), 3.45
+(bigram), 2.58 (trigram) and 1.72 (xz). It is trained on contexts of 256 bytes: on 98,304 of those bytes it has 2.11 at
+a context of 64, 2.06 at 256, 2.10 at 1,024 and 2.81 at 4,096.
 """
 
 import nested_jax as nj
