@@ -142,7 +142,7 @@ def test_load_errors(file, spec, overrides, message):
         ("model.nested", "()", ()),
         ("model.names", "[a, b]", ["a", "b"]),
         ("model.names", "", []),
-        ("model.folder", "/tmp/x", pathlib.Path("/tmp/x")),
+        ("model.folder", "data/x", pathlib.Path("data/x")),
         ("model.schedule", "0.5", 0.5),
         ("model.levels.1.period", "16", 16),
         ("model.levels.0.widths", "1,2", (1, 2)),
