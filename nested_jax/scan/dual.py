@@ -12,19 +12,25 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.scan import response, stages
-from nested_jax.scan.operations import Mixed, PerToken, Plain, record
+from nested_jax.scan.operations import Mixed, PerToken, Plain, combine, record
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
-from nested_jax.scan.stages import Factored, Last, Layout, Prepared, Updates
+from nested_jax.scan.stages import Factored, Last, Layout, Prepared, Updates, Z
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
 
 
-def by_response(z: jax.Array, system: System, rolled: Response | None, name: str, updates: Updates):
+def after_chunk(z: Z, rolled: Response, name: str, updates: Updates) -> Z:
+    """z after the chunk: `Pe z + sum_t Ke[:, t] u_t`."""
+    written = [updates.mix(name, row) for row in rolled.Ke]
+    return [sum((row[j] * part for j, part in enumerate(z)), new) for row, new in zip(rolled.Pe, written, strict=True)]
+
+
+def by_response(z: Z, system: System, rolled: Response | None, name: str, updates: Updates) -> tuple[jax.Array, Z]:
     """A linear stage over formed updates, by its impulse response: outputs [C, ...leaf] and z after the chunk."""
     assert rolled is not None
-    outputs = jnp.tensordot(rolled.P, z, axes=1) + updates.mix(name, rolled.K)
-    return outputs, jnp.tensordot(rolled.Pe, z, axes=1) + updates.mix(name, rolled.Ke)
+    outputs = combine(rolled.P, z) + jnp.tensordot(rolled.K, updates.formed()[name], axes=1)
+    return outputs, after_chunk(z, rolled, name, updates)
 
 
 def chunk(
@@ -42,10 +48,7 @@ def chunk(
     factors = record(spec.network, spec.objective, weights, tokens.keys, tokens.values, tokens.live, keep)
 
     def finish(last: Last):
-        after = {
-            name: jnp.tensordot(r.Pe, last.z[name], axes=1) + last.updates.mix(name, r.Ke)
-            for name, r in last.responses.items()
-        }
+        after = {name: after_chunk(last.z[name], r, name, last.updates) for name, r in last.responses.items()}
         if spec.read == "start":
             return Plain(weights), after
         seen = last.responses
@@ -55,9 +58,8 @@ def chunk(
             if tokens.band is not None:
                 seen = {name: r._replace(K=r.K @ tokens.band) for name, r in seen.items()}
             return Mixed(last.z, seen, factors.inputs, factors.errors), after
-        rows = {
-            name: jnp.tensordot(r.P, last.z[name], axes=1) + last.updates.mix(name, r.K) for name, r in seen.items()
-        }
+        formed = last.updates.formed()
+        rows = {name: combine(r.P, last.z[name]) + jnp.tensordot(r.K, formed[name], axes=1) for name, r in seen.items()}
         return PerToken(rows), after
 
     gradients = Factored(factors, tokens.band)

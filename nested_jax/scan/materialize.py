@@ -13,12 +13,12 @@ from nested_jax.scan import stages, token
 from nested_jax.scan.operations import PerToken
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
-from nested_jax.scan.stages import Formed, Last, Layout, Prepared, Updates
+from nested_jax.scan.stages import Formed, Last, Layout, Prepared, Updates, Z
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
 
 
-def trajectory(z: jax.Array, system: System, updates: jax.Array) -> jax.Array:
+def trajectory(z: Z, system: System, updates: jax.Array) -> jax.Array:
     """z before the chunk and after each token, [C + 1, n, ...leaf]: an associative scan of `z -> A_t z + B_t g_t`."""
     pushed = jax.vmap(lambda b, g: jnp.tensordot(b, g, axes=0))(system.B, updates)
 
@@ -26,17 +26,18 @@ def trajectory(z: jax.Array, system: System, updates: jax.Array) -> jax.Array:
         (A, x), (B, y) = first, second
         return jnp.einsum("tij,tjk->tik", B, A), jnp.einsum("tij,tj...->ti...", B, x) + y
 
+    start = jnp.stack(z) if z else jnp.zeros((0, *updates.shape[1:]), updates.dtype)
     A, x = jax.lax.associative_scan(compose, (system.A, pushed))
-    return jnp.concatenate([z[None], jnp.einsum("tij,j...->ti...", A, z) + x])
+    return jnp.concatenate([start[None], jnp.einsum("tij,j...->ti...", A, start) + x])
 
 
-def by_scan(z: jax.Array, system: System, rolled: Response | None, name: str, updates: Updates):
+def by_scan(z: Z, system: System, rolled: Response | None, name: str, updates: Updates) -> tuple[jax.Array, Z]:
     """A linear stage by an associative scan: outputs [C, ...leaf] and z after the chunk."""
     del rolled
     arrays = updates.formed()[name]
     path = trajectory(z, system, arrays)
     outputs = jax.vmap(lambda c, d, z, g: jnp.tensordot(c, z, axes=1) + d * g)(system.C, system.D, path[:-1], arrays)
-    return outputs, path[-1]
+    return outputs, list(path[-1])
 
 
 def gradients(spec: Specification, weights, tokens: Chunk, keep=None) -> dict[str, jax.Array]:
@@ -66,7 +67,7 @@ def chunk(
         arrays = last.updates.formed()
         paths = {name: trajectory(z, last.systems[name], arrays[name]) for name, z in last.z.items()}
         operations = PerToken({name: path[rows, 0] for name, path in paths.items()})
-        return operations, {name: path[-1] for name, path in paths.items()}
+        return operations, {name: list(path[-1]) for name, path in paths.items()}
 
     keep = stages.retained(spec, layouts, carry.weights, prepared)
     formed = Formed(gradients(spec, carry.weights, tokens, keep))

@@ -9,7 +9,7 @@ recording x and delta is enough to know every token's gradient, and a query can 
 token without ever forming them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -115,14 +115,14 @@ class Mixed:
         vector: w_t = sum_j P[t, j] Z_j + [K Delta]_t
 
     Args:
-      start: name -> [n, ...], the weight and the rule's state for it at the chunk's start.
+      start: name -> n arrays, the weight and the rule's state for it at the chunk's start.
       responses: name -> the `Response` of its group, K already times the window.
       inputs, errors: name -> [S, D_in], [S, D_out] of the tokens that were written.
     """
 
     def __init__(
         self,
-        start: Weights,
+        start: Mapping[str, Sequence[jax.Array]],
         responses: Mapping[str, Response],
         inputs: Mapping[str, jax.Array],
         errors: Mapping[str, jax.Array],
@@ -130,14 +130,17 @@ class Mixed:
         self.start, self.responses, self.inputs, self.errors = start, responses, inputs, errors
 
     def dense(self, name: str, x: jax.Array) -> jax.Array:
-        start, response = self.start[name], self.responses[name]
-        carried = (response.P[:, :, None] * x[:, None, :]).reshape(x.shape[0], -1) @ start.reshape(-1, start.shape[-1])
+        response = self.responses[name]
         scores = response.K * (x @ self.inputs[name].T)
-        return carried + scores @ self.errors[name]
+        y = scores @ self.errors[name]
+        for j, part in enumerate(self.start[name]):
+            scale = response.P[:, j, None]
+            y += (scale * x) @ part if part.shape[0] <= part.shape[1] else scale * (x @ part)
+        return y
 
     def vector(self, name: str) -> jax.Array:
         response = self.responses[name]
-        return response.P @ self.start[name] + response.K @ self.errors[name]
+        return combine(response.P, self.start[name]) + response.K @ self.errors[name]
 
 
 class Factors(NamedTuple):
@@ -189,11 +192,17 @@ def record(
     return Factors(inputs, errors)
 
 
+def combine(rows: jax.Array, parts: Sequence[jax.Array]):
+    """`sum_j rows[r, j] parts[j]`: [R, n] and n arrays of one shape -> [R, ...shape]; 0 where n is 0."""
+    return sum(rows[:, j].reshape(-1, *[1] * part.ndim) * part[None] for j, part in enumerate(parts))
+
+
 def mixed_gradient(factors: Factors, name: str, mix: jax.Array) -> jax.Array:
-    """`sum_s mix[r, s] G_s` for every row r: [R, S] -> [R, ...leaf], without forming any G_s."""
+    """`sum_s mix[s] G_s`: [S] -> [...leaf], without forming any G_s."""
     errors = factors.errors[name]
     if name not in factors.inputs:
         return mix @ errors
     inputs = factors.inputs[name]
-    rows = (mix[:, None, :] * inputs.T[None, :, :]).reshape(-1, inputs.shape[0]) @ errors
-    return rows.reshape(mix.shape[0], inputs.shape[1], errors.shape[1])
+    if inputs.shape[1] <= errors.shape[1]:
+        return (mix[:, None] * inputs).T @ errors
+    return inputs.T @ (mix[:, None] * errors)

@@ -103,7 +103,7 @@ class Updates(Protocol):
     """The updates of a chunk's tokens, [C, ...leaf] each, formed or not."""
 
     def mix(self, name: str, weights: jax.Array) -> jax.Array:
-        """`sum_t weights[r, t] u_t`: [R, C] -> [R, ...leaf]."""
+        """`sum_t weights[t] u_t`: [C] -> [...leaf]."""
         ...
 
     def formed(self) -> dict[str, jax.Array]:
@@ -121,8 +121,11 @@ class Factored(NamedTuple):
         return mixed_gradient(self.factors, name, weights if self.band is None else weights @ self.band)
 
     def formed(self) -> dict[str, jax.Array]:
-        count = next(iter(self.factors.errors.values())).shape[0] if self.band is None else self.band.shape[0]
-        return {name: self.mix(name, jnp.eye(count, dtype=e.dtype)) for name, e in self.factors.errors.items()}
+        inputs, errors = self.factors
+        each = {
+            name: e if name not in inputs else inputs[name][:, :, None] * e[:, None, :] for name, e in errors.items()
+        }
+        return each if self.band is None else {name: jnp.tensordot(self.band, g, axes=1) for name, g in each.items()}
 
 
 class Formed(NamedTuple):
@@ -137,23 +140,20 @@ class Formed(NamedTuple):
         return self.arrays
 
 
-# (z [n, ...leaf], system, response or None, name, updates) -> (outputs [C, ...leaf], z after the chunk)
-LinearStage = Callable[[jax.Array, System, Response | None, str, Updates], tuple[jax.Array, jax.Array]]
+# One leaf's state in a stage: n arrays of the leaf's shape.
+Z = Sequence[jax.Array]
+
+# (z, system, response or None, name, updates) -> (outputs [C, ...leaf], z after the chunk)
+LinearStage = Callable[[Z, System, Response | None, str, Updates], tuple[jax.Array, Z]]
 
 
-def gather(weights: Mapping[str, jax.Array], state, layout: Layout) -> dict[str, jax.Array]:
-    """The stage's state as one z [n, ...leaf] per leaf of the weights."""
+def gather(weights: Mapping[str, jax.Array], state, layout: Layout) -> dict[str, Z]:
+    """The stage's state as one z per leaf of the weights."""
     leaves = jax.tree.leaves(state)
-    names = sorted(weights)
-    return {
-        name: jnp.stack([leaves[i] for i in members])
-        if members
-        else jnp.zeros((0, *weights[name].shape), weights[name].dtype)
-        for name, members in zip(names, layout.members, strict=True)
-    }
+    return {name: [leaves[i] for i in members] for name, members in zip(sorted(weights), layout.members, strict=True)}
 
 
-def scatter(weights, state, layout: Layout, z: Mapping[str, jax.Array], clocks: Sequence[jax.Array]):
+def scatter(weights, state, layout: Layout, z: Mapping[str, Z], clocks: Sequence[jax.Array]):
     """The stage's state with every z put back and its clock leaves replaced."""
     leaves, treedef = jax.tree.flatten(state)
     remaining = iter(clocks)
@@ -169,18 +169,18 @@ def scatter(weights, state, layout: Layout, z: Mapping[str, jax.Array], clocks: 
 class Last(NamedTuple):
     """What the stage that writes the weights works on; every dict is by leaf of the weights.
 
-    z [n, ...leaf] at the chunk's start, whose first entry is the weight; the leaf's `System` and, where rolled out, its
-    `Response`; the updates of the chunk's tokens.
+    z at the chunk's start, whose first entry is the weight; the leaf's `System` and, where rolled out, its `Response`;
+    the updates of the chunk's tokens.
     """
 
-    z: dict[str, jax.Array]
+    z: dict[str, Z]
     systems: dict[str, System]
     responses: dict[str, Response]
     updates: Updates
 
 
 # How the last stage ends: the operations that queries are read with, and z after the chunk.
-Finish = Callable[[Last], tuple[Operations, Mapping[str, jax.Array]]]
+Finish = Callable[[Last], tuple[Operations, Mapping[str, Z]]]
 
 
 def by_leaf(layout: Layout, weights, found: Sequence) -> dict:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -167,9 +168,9 @@ def test_eval(runs, capsys):
     printed = capsys.readouterr().out
     assert "1,984 validation bytes" in printed
     assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["16", "64"]
-    assert main([*command, "--stream=30000", "--chunk=1000"]) == 0
+    assert main([*command, "--stream=60000", "--chunk=1000"]) == 0
     printed = capsys.readouterr().out
-    assert "the context is the 20,000 validation bytes, then training bytes" in printed
+    assert re.search(r"the context is the [\d,]+ validation bytes, then training bytes", printed)
     assert "time per token, last" in printed
     assert "state carried from chunk to chunk" in printed
     assert main([*command, "--stream=300000"]) == 2
