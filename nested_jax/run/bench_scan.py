@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 import nested_jax as nj
+from nested_jax.run import host
 from nested_jax.run.text_table import text_table
 from nested_jax.run.timing import Compiled, Measured, interleave, ratio
 from nested_jax.scan import stages
@@ -132,6 +133,9 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] = ()) -> None:
     """Runs the benchmark and prints its tables."""
     options = arguments_of(arguments)
+    if options.peers:
+        host.cpu_devices(host.cores())
+        host.keep_freed_memory()
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, {platform.machine()}, Python {platform.python_version()}")
     if options.peers:

@@ -9,7 +9,9 @@ python -m nested_jax bench scan
 """
 
 import argparse
+import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import sys
@@ -134,12 +136,14 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(rest)
 
     from nested_jax import config as configs
-    from nested_jax.run import commands
+    from nested_jax.run import commands, host
     from nested_jax.train.experiment import FREE, Experiment
 
     experiment = configs.load(options.config, overrides)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"config: get_config of {options.config} must return an Experiment, got {type(experiment)}")
+    host.cpu_devices(math.prod(dataclasses.astuple(experiment.mesh)))
+    host.keep_freed_memory()
     chosen = getattr(options, "workdir", None)
     workdir = pathlib.Path(chosen or default_workdir(options.config, overrides, FREE))
     table: dict[str, Callable[[Experiment, pathlib.Path, Any], None]] = {
