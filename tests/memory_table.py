@@ -97,6 +97,7 @@ def data(memory: nj.Memory, tokens: int, seed: int = 0) -> Data:
     keys, queries = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (keys, queries))
     uniform = rng.uniform(size=(3, tokens))
     gates = {"learning_rate": 0.2 * uniform[0], "momentum": 0.8 * uniform[1], "decay": 0.3 * uniform[2]}
+    gates |= {"slow_momentum": 1 - gates["momentum"], "second_moment": 1 - gates["decay"]}
     used = {name: gates[name] for name in nj.gates(memory.rule, shapes(memory))}
     if memory.window > 1:
         used["window"] = rng.uniform(size=(tokens, memory.window))
@@ -115,9 +116,11 @@ def resets(case: Case) -> jax.Array | None:
 
 
 def weights(memory: nj.Memory, seed: int = 1) -> dict[str, jax.Array]:
-    """Weights away from zero, of about the size of the initial ones."""
+    """Weights away from zero, of about the size of the initial ones; on a simplex for rules that keep them there."""
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.normal(size=w.shape) / w.shape[0] ** 0.5) for name, w in shapes(memory).items()}
+    found = {name: jnp.asarray(rng.normal(size=w.shape) / w.shape[0] ** 0.5) for name, w in shapes(memory).items()}
+    simplex = any(name in repr(memory.rule) for name in ("softmax_map", "sigmoid_map"))
+    return {name: jax.nn.softmax(w, axis=None) for name, w in found.items()} if simplex else found
 
 
 def using(memory: nj.Memory, implementation: str) -> nj.Memory:

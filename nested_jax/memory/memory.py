@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import optax
 from nested_jax import rules
 from nested_jax.memory import networks, objectives
 from nested_jax.scan import engine
-from nested_jax.scan.operations import Network, Objective
+from nested_jax.scan.operations import Network, Objective, Plain
 from nested_jax.scan.plan import IMPLEMENTATIONS, Plan
 from nested_jax.scan.state import MemoryState
 
@@ -29,7 +30,8 @@ class Memory:
 
     Attributes:
       network: the function that is the memory: `nj.networks.Linear()`, `MLP(...)`, `GatedMLP(...)`.
-      objective: the inner loss, ([T, D], [T, D]) -> [T]: `nj.objectives.l2`, `dot_product`, any other.
+      objective: the inner loss, ([T, D], [T, D]) -> [T]: `nj.objectives.l2`, `dot_product`, `lp(p)`, any other. It may
+        read gates of its own (`huber()` reads `delta`).
       rule: what is done with a gradient: one of `nj.rules`, or any optax transformation.
       chunk_size: tokens whose gradients are taken at the same weights, those at the chunk's start; 1 is the exact
         online rule.
@@ -113,7 +115,35 @@ class Memory:
         Returns:
           The state.
         """
-        return engine.start(self, params, *self.network.dims(params))
+        dim_k, dim_v = self.network.dims(params)
+        return engine.start(self, params, dim_k, dim_v * (1 + len(objectives.gates(self.objective))))
+
+    def gates(self, weights: Mapping[str, jax.Array] | None = None) -> dict[str, Any]:
+        """The gates of the rule and of the objective, with the constants that stand in for them or None.
+
+        Args:
+          weights: the memory's weights or their shapes, for a rule that looks at them.
+
+        Returns:
+          gate name -> constant or None; without "window".
+
+        Raises:
+          ValueError: if rule and objective have a gate of the same name.
+        """
+        of_rule, of_objective = rules.gates(self.rule, weights), objectives.gates(self.objective)
+        both = sorted(of_rule.keys() & of_objective.keys())
+        if both:
+            raise ValueError(f"gates: expected different names for rule and objective, got {both} in both")
+        return of_rule | of_objective
+
+    def _split(self, values: jax.Array, given: Mapping[str, jax.Array]):
+        """The memory, values and gates with the objective's gates packed behind the values."""
+        own = objectives.gates(self.objective)
+        if not own:
+            return self, values, dict(given)
+        packed = dataclasses.replace(self, objective=objectives.Packed(self.objective))
+        rest = {name: gate for name, gate in given.items() if name not in own}
+        return packed, objectives.pack(self.objective, values, given), rest
 
     def scan(
         self,
@@ -154,7 +184,9 @@ class Memory:
         chunks = -(-tokens // self.chunk_size)
         if reset is not None and jnp.shape(reset) != (chunks,):
             raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
-        return engine.scan(self, state, keys, values, queries, gates, reset)
+        spec, packed, rest = self._split(values, gates)
+        y, after = engine.scan(spec, state, keys, packed, queries, rest, reset)
+        return y[:, : values.shape[-1]], after
 
     def step(
         self,
@@ -182,7 +214,27 @@ class Memory:
         now = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
         self._check_arrays(state, key, value, query, 1)
         self._check_gates(state, now, ())
-        return engine.step(self, state, key, value, query, now)
+        spec, packed, rest = self._split(value, now)
+        return engine.step(spec, state, key, packed, query, rest)
+
+    def recall(self, state: MemoryState, queries: jax.Array) -> jax.Array:
+        """What the memory answers as it is, without writing.
+
+        Args:
+          state: the state.
+          queries: [T, D_k].
+
+        Returns:
+          y [T, D_v].
+
+        Raises:
+          ValueError: if `queries` is not one sequence of the state's width.
+        """
+        width, _ = self.network.dims(state.weights)
+        if queries.ndim != 2 or queries.shape[-1] != width:
+            raise ValueError(f"queries: expected shape [T, {width}], got {queries.shape}")
+        dtype = next(iter(state.weights.values())).dtype
+        return self.network(Plain(state.weights), queries.astype(dtype)).astype(queries.dtype)
 
     def plan(self, dim: int | tuple[int, int] = 64) -> Plan:
         """How this memory will be run on keys and values of width `dim`, and why."""
@@ -205,7 +257,7 @@ class Memory:
             raise ValueError(f"keys, values: expected {expected} features as in the state's weights, got {got}")
 
     def _check_gates(self, state: MemoryState, gates: Mapping[str, jax.Array], leading: tuple[int, ...]) -> None:
-        known = rules.gates(self.rule, state.weights)
+        known = self.gates(state.weights)
         allowed = [*known, *(["window"] if self.window > 1 else [])]
         for name, gate in gates.items():
             if name not in allowed:

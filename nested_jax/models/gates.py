@@ -35,7 +35,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from nested_jax import rules
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.layers import at_least_float32
 
@@ -57,7 +56,7 @@ class Gate(NamedTuple):
 
 
 def gate_table(config: MemoryConfig) -> dict[str, Gate]:
-    """Returns the gates that the layer has to compute: those of the rule that have no constant, and the window's.
+    """Returns the gates that the layer has to compute: those of rule and objective with no constant, and the window's.
 
     Args:
       config: the memory and the initial values.
@@ -73,7 +72,7 @@ def gate_table(config: MemoryConfig) -> dict[str, Gate]:
       learning_rate 0.015625 0.03125
       momentum 0.5 1.0
     """
-    memory, constants = config.memory, rules.gates(config.memory.rule)
+    memory, constants = config.memory, config.memory.gates()
     maximum = config.max_learning_rate
     if maximum is None:
         with jax.ensure_compile_time_eval():

@@ -10,7 +10,7 @@ from jax import lax
 
 from nested_jax.rules._gates import widen
 from nested_jax.rules._parts import is_none
-from nested_jax.rules._rule import Rule, describe_rule
+from nested_jax.rules._rule import Rule, check_rules, describe_rule
 
 
 def chain(*rules: optax.GradientTransformation) -> Rule:
@@ -37,7 +37,7 @@ def chain(*rules: optax.GradientTransformation) -> Rule:
     .. note::
       It computes what `optax.chain` computes. That one forgets its links, so that it can only be analysed as a whole.
     """
-    _check_rules("chain", rules)
+    check_rules("chain", rules)
     stock = optax.chain(*rules)
     return Rule(stock.init, stock.update, f"chain({', '.join(map(describe_rule, rules))})", links=rules)
 
@@ -73,7 +73,7 @@ def add(*rules: optax.GradientTransformation) -> Rule:
     References:
       Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equation (75) and Algorithm 1.
     """
-    _check_rules("add", rules)
+    check_rules("add", rules)
     terms = tuple(optax.with_extra_args_support(rule) for rule in rules)
 
     def init(params):
@@ -100,14 +100,16 @@ class EveryState(NamedTuple):
       count: int32, the calls since the inner rule last stepped, in [0, period).
       total: the sum of the updates of those calls, in at least float32.
       inner: the inner rule's state.
+      held: with `hold`, the inner rule's last output; else None.
     """
 
     count: jax.Array
     total: optax.Updates
     inner: optax.OptState
+    held: optax.Updates | None = None
 
 
-def every(period: int, rule: optax.GradientTransformation) -> Rule:
+def every(period: int, rule: optax.GradientTransformation, *, hold: bool = False) -> Rule:
     r"""A level: steps a rule once in `period` calls, on the sum of their updates.
 
     .. math::
@@ -120,6 +122,8 @@ def every(period: int, rule: optax.GradientTransformation) -> Rule:
     Args:
       period: f, calls per step, a positive integer.
       rule: any optax transformation.
+      hold: whether the output of a step is given out again and again, at each of the next `period` calls, instead of
+        once at the call of the step (the slow momentum of M3). Nothing is given out during the first `period` calls.
 
     Returns:
       A rule with state `EveryState`. The clock selects with `jnp.where`: the inner rule is computed at every call, and
@@ -152,7 +156,7 @@ def every(period: int, rule: optax.GradientTransformation) -> Rule:
         calls = 0
     if calls < 1 or isinstance(period, bool):
         raise ValueError(f"period must be an integer of at least 1, got {period!r}.")
-    _check_rules("every", (rule,))
+    check_rules("every", (rule,))
     slow = optax.with_extra_args_support(rule)
 
     def init(params):
@@ -160,6 +164,7 @@ def every(period: int, rule: optax.GradientTransformation) -> Rule:
             count=jnp.zeros([], jnp.int32),
             total=jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), params),
             inner=slow.init(params),
+            held=jax.tree.map(jnp.zeros_like, params) if hold else None,
         )
 
     def update(updates, state, params=None, **extra):
@@ -174,22 +179,31 @@ def every(period: int, rule: optax.GradientTransformation) -> Rule:
         total = jax.tree.map(accumulate, updates, state.total, is_leaf=is_none)
         fed = jax.tree.map(feed, updates, total, is_leaf=is_none)
         output, inner = slow.update(fed, state.inner, params, **extra)
-        return _select(fires, output, jax.tree.map(jnp.zeros_like, output)), EveryState(
+        if hold:
+            given, held = _fill(updates, state.held), _select(fires, _keep(output, state.held), state.held)
+        else:
+            given, held = _select(fires, output, jax.tree.map(jnp.zeros_like, output)), None
+        return given, EveryState(
             count=lax.rem(state.count + 1, jnp.int32(calls)),
             total=_select(fires, jax.tree.map(jnp.zeros_like, total), total),
             inner=_select(fires, inner, state.inner),
+            held=held,
         )
 
-    return Rule(init, update, f"every({calls}, {describe_rule(rule)})")
+    return Rule(init, update, f"every({calls}, {describe_rule(rule)}{', hold=True' if hold else ''})")
+
+
+def _fill(updates: Any, held: Any) -> Any:
+    """What is held, in the dtypes of the updates and None where they are."""
+    return jax.tree.map(
+        lambda u, h: None if u is None else h.astype(jnp.result_type(u)), updates, held, is_leaf=is_none
+    )
+
+
+def _keep(output: Any, held: Any) -> Any:
+    """A new output in the dtypes of the held one, which stays where the new one is None."""
+    return jax.tree.map(lambda o, h: h if o is None else o.astype(h.dtype), output, held, is_leaf=is_none)
 
 
 def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def _check_rules(function: str, rules: tuple[Any, ...]) -> None:
-    if not rules:
-        raise ValueError(f"{function} takes at least one rule, got none.")
-    for position, rule in enumerate(rules):
-        if not isinstance(rule, optax.GradientTransformation):
-            raise ValueError(f"{function} takes optax transformations, got {rule!r} at position {position}.")

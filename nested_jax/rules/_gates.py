@@ -1,7 +1,8 @@
 """Gates: the per-token numbers that a rule reads (learning_rate, momentum, decay), their reading and their listing."""
 
+import contextlib
 import contextvars
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,12 +18,22 @@ def recording() -> bool:
     return _record.get() is not None
 
 
-def read_gate(extra: Mapping[str, Any], name: str, constant: jax.typing.ArrayLike | None) -> jax.Array:
+@contextlib.contextmanager
+def unlisted() -> Iterator[None]:
+    """Keeps the gates read inside, those of a rule within a rule, out of what `gates` lists."""
+    token = _record.set(None)
+    try:
+        yield
+    finally:
+        _record.reset(token)
+
+
+def read_gate(extra: Mapping[str, Any], name: str | None, constant: jax.typing.ArrayLike | None) -> jax.Array:
     """The value of a gate at this step: the keyword of `update` if given, else the constructor's constant.
 
     Args:
       extra: the keyword arguments that `update` received.
-      name: the gate.
+      name: the gate; None where the constant is no gate.
       constant: what stands in for the gate where `extra` does not hold it (or holds None); None if nothing does.
 
     Returns:
@@ -35,6 +46,8 @@ def read_gate(extra: Mapping[str, Any], name: str, constant: jax.typing.ArrayLik
       >>> print(read_gate({"decay": 0.25}, "decay", 0.5), read_gate({}, "decay", 0.5))
       0.25 0.5
     """
+    if name is None:
+        return jnp.asarray(constant)
     record = _record.get()
     if record is not None:
         record.setdefault(name, _report(constant))

@@ -69,7 +69,9 @@ class MomentumState(NamedTuple):
     trace: optax.Updates
 
 
-def momentum(momentum: jax.typing.ArrayLike | None = None, *, nesterov: bool = False, gate: str = "momentum") -> Rule:
+def momentum(
+    momentum: jax.typing.ArrayLike | None = None, *, nesterov: bool = False, gate: str | None = "momentum"
+) -> Rule:
     r"""Adds a decayed sum of past updates to the present one.
 
     .. math::
@@ -80,14 +82,15 @@ def momentum(momentum: jax.typing.ArrayLike | None = None, *, nesterov: bool = F
     Args:
       momentum: η in [0, 1]; None if it is given at every step.
       nesterov: whether to look ahead.
-      gate: the keyword of `update` that overrides the constant.
+      gate: the keyword of `update` that overrides the constant; None for a constant that nothing overrides.
 
     Returns:
       A rule with state `MomentumState`, that reads one gate, a scalar or a vector [D] over the last axis of every
       array. Weights whose update is None keep their trace.
 
     Raises:
-      ValueError: if `momentum` is a number outside [0, 1]; at `update`, if the gate has no value or does not fit.
+      ValueError: if `momentum` is a number outside [0, 1], or None without a gate; at `update`, if the gate has no
+        value or does not fit.
 
     Example:
       >>> rule = momentum(0.5)
@@ -106,6 +109,8 @@ def momentum(momentum: jax.typing.ArrayLike | None = None, *, nesterov: bool = F
       new update by 1 - η and corrects the bias.
     """
     check_constant("momentum", momentum, high=1.0)
+    if momentum is None and gate is None:
+        raise ValueError("momentum must be a number in [0, 1] where gate is None, got None.")
 
     def init(params):
         return MomentumState(trace=jax.tree.map(jnp.zeros_like, params))

@@ -90,6 +90,15 @@ def call_text(name: str, defaults: Mapping[str, Any], **arguments: Any) -> str:
     return f"{name}({', '.join(given)})"
 
 
+def check_rules(function: str, rules: tuple[Any, ...]) -> None:
+    """Raises a ValueError unless there is at least one rule and all are optax transformations."""
+    if not rules:
+        raise ValueError(f"{function} takes at least one rule, got none.")
+    for position, rule in enumerate(rules):
+        if not isinstance(rule, optax.GradientTransformation):
+            raise ValueError(f"{function} takes optax transformations, got {rule!r} at position {position}.")
+
+
 def _describe(value: Any, seen: tuple[int, ...]) -> str:
     if isinstance(value, Rule):
         return value.description

@@ -18,7 +18,8 @@ gated_rule = pytest.mark.parametrize("case", [case for case in RULES if case.gat
 def make_weights(case, dtype=jnp.float32, seed=0):
     one, two = jax.random.split(jax.random.key(seed))
     weights = {"w": jax.random.normal(one, [3, 4], dtype)}
-    return weights if case.matrices else weights | {"b": jax.random.normal(two, [4], dtype)}
+    weights = weights if case.matrices else weights | {"b": jax.random.normal(two, [4], dtype)}
+    return jax.tree.map(lambda w: jax.nn.softmax(w, axis=None), weights) if case.simplex else weights
 
 
 def run(rule, weights, gradients, **gates):
@@ -40,6 +41,11 @@ def dtypes(tree):
 def assert_same(one, two, rtol=0.0, atol=0.0):
     assert jax.tree.structure(one) == jax.tree.structure(two)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, two)
+
+
+def static_arguments(case):
+    """The arguments of a constructor that are not numbers to schedule."""
+    return inspect.signature(case.build).parameters.keys() - case.gates.keys()
 
 
 @every_rule
@@ -80,7 +86,7 @@ def test_float64(case, x64):
     assert dtypes(after) == dtypes(state)
 
 
-@every_rule
+@pytest.mark.parametrize("case", [case for case in RULES if case.partial], ids=lambda case: case.name)
 def test_passes_none_leaves(case):
     rule = case.constant()
     weights = make_weights(case) | {"frozen": None, "unused": jnp.ones([3, 4])}
@@ -217,7 +223,7 @@ def test_under_partition(case):
 
 @every_rule
 def test_under_inject_hyperparams(case):
-    static = {"coefficients", "steps", "eps"} & inspect.signature(case.build).parameters.keys()
+    static = static_arguments(case)
     injected = optax.inject_hyperparams(case.build, static_args=static)(**case.gates)
     weights = make_weights(case)
     final, state = run(injected, weights, gradients_for(case))
@@ -230,7 +236,7 @@ def test_under_inject_hyperparams(case):
 
 @gated_rule
 def test_schedules_through_inject_hyperparams(case):
-    static = {"coefficients", "steps", "eps"} & inspect.signature(case.build).parameters.keys()
+    static = static_arguments(case)
     name = next(iter(case.gates))
     schedule = optax.linear_schedule(case.gates[name], 0.0, 5)
     injected = optax.inject_hyperparams(case.build, static_args=static)(**case.gates | {name: schedule})

@@ -1,0 +1,106 @@
+"""Delta gradient descent: steps that depend on the weights as well as on the gradient (Nested Learning 56-57)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nested_jax.rules._gates import check_constant, fit, read_gate, widen
+from nested_jax.rules._parts import is_none
+from nested_jax.rules._rule import Rule, call_text
+
+
+def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *, gate: str = "learning_rate") -> Rule:
+    r"""Gradient descent that first takes out what a layer already answers to its present input.
+
+    For a layer :math:`y = x W` with error :math:`\delta = \nabla_y L`, the minimiser of
+    :math:`\tfrac12\lVert x W + \delta\rVert^2 + \tfrac1{2\theta}\lVert W - W_{t-1}\rVert^2` is
+
+    .. math::
+      W_t = W_{t-1} - \theta'\, x^\top x\, W_{t-1} - \theta'\, x^\top \delta, \qquad
+      \theta' = \frac{\theta_t}{1 + \theta_t \lVert x\rVert^2}
+
+    for an input of any norm; the gradient is :math:`g = x^\top\delta`. The input may be given to `update`, or is read
+    off the gradient: for a gradient of rank one :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose
+    norm is then taken to be 1.
+
+    Over a batch of N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are means, as the gradient of a mean loss is
+    (our choice where the paper is silent; the step is bounded for any inputs). A gradient of higher rank without inputs
+    takes out less: :math:`g g^\top/\lVert g\rVert_F^2` has trace 1.
+
+    Args:
+      learning_rate: θ, at least 0; None if it is given at every step.
+      gate: the keyword of `update` that overrides the constant.
+
+    Returns:
+      A stateless rule that needs `params` and reads one gate, a scalar. Its `update` takes an optional keyword
+      `inputs`, a tree like the weights with each layer's input [d_in] or inputs [N, d_in], or None where it is to be
+      read off the gradient. Leading axes [..., d_in, d_out] of weights are batch; a vector [d_out] is the weight of a
+      constant input 1 (a bias).
+
+    Raises:
+      ValueError: if `learning_rate` is a number below 0; at `update`, if `params` is missing, the gate has no value, or
+        an input does not fit its weight.
+
+    Example:
+      >>> rule, weights, x = delta_gradient_descent(1.0), {"w": jnp.array([[2.0], [5.0]])}, jnp.array([1.0, 0.0])
+      >>> gradient = {"w": jnp.array([[-3.0], [0.0]])}
+      >>> step, _ = rule.update(gradient, rule.init(weights), weights, inputs={"w": x})
+      >>> print((weights["w"] + step["w"]).T)
+      [[2.5 5. ]]
+
+    References:
+      Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equations (56-57), there for
+      :math:`\lVert x\rVert = 1`. The short version (27-29) prints the erasing term without a step size.
+
+    .. note::
+      `gradient_descent` with an l2 objective erases too, through its gradient; here every objective does.
+    """
+    check_constant("learning_rate", learning_rate)
+
+    def update(updates, state, params=None, inputs=None, **extra):
+        theta = read_gate(extra, gate, learning_rate)
+        if params is None:
+            raise ValueError(
+                "delta_gradient_descent needs params, the weights it erases from: call update(updates, state, params), "
+                "got params=None."
+            )
+
+        def step(gradient, weight, x=None):
+            if gradient is None:
+                return None
+            g, w = widen(gradient), widen(weight)
+            if g.ndim < 2:
+                g, w = g.reshape(1, -1), w.reshape(1, -1)
+            rate = fit(theta, g)
+            taken, square = _answer(g, w) if x is None else _answer_to(x, w)
+            rate = rate / (1 + rate * square)
+            return (-rate * (taken + g)).reshape(jnp.shape(gradient)).astype(jnp.result_type(gradient))
+
+        trees = (updates, params) if inputs is None else (updates, params, inputs)
+        return jax.tree.map(step, *trees, is_leaf=is_none), state
+
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    defaults = {"gate": "learning_rate"}
+    return Rule(init, update, call_text("delta_gradient_descent", defaults, learning_rate=learning_rate, gate=gate))
+
+
+def _answer(gradient: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x^T x W and ‖x‖² = 1 for the unit input of a gradient of rank one; zeros for no gradient."""
+    squares = jnp.sum(gradient * gradient, axis=(-2, -1), keepdims=True)
+    positive = squares > 0
+    taken = gradient @ (gradient.mT @ weight)
+    return jnp.where(positive, taken / jnp.where(positive, squares, 1.0), 0.0), jnp.where(positive, 1.0, 0.0)
+
+
+def _answer_to(inputs: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """mean of x^T x W and of ‖x‖² over the inputs [d_in] or [N, d_in]."""
+    x = jnp.atleast_2d(widen(inputs))
+    if x.ndim != 2 or x.shape[-1] != weight.shape[-2]:
+        raise ValueError(
+            f"inputs must be [d_in] or [N, d_in] with d_in = {weight.shape[-2]} for a weight of shape {weight.shape}, "
+            f"got shape {jnp.shape(inputs)}."
+        )
+    return x.T @ (x @ weight) / x.shape[0], jnp.mean(jnp.sum(x * x, axis=-1))
