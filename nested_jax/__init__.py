@@ -3,7 +3,7 @@
 import importlib
 
 from nested_jax import memory, rules, scan
-from nested_jax.memory import Memory, MemoryState, explain, features, networks, objectives
+from nested_jax.memory import Memory, MemoryState, explain, features, networks, objectives, surprise
 from nested_jax.rules import chain, gates
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "objectives",
     "rules",
     "scan",
+    "surprise",
 ]
 
 

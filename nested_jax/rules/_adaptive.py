@@ -1,6 +1,6 @@
 """Averages and division by the root of a second moment: Adam and AdaGrad as memories (Nested Learning 100-111)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class AverageState(NamedTuple):
     """
 
     average: optax.Updates
-    total: jax.Array | None
+    total: Any
 
 
 def average(momentum: jax.typing.ArrayLike | None = None, *, debias: bool = False, gate: str = "momentum") -> Rule:

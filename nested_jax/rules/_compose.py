@@ -106,7 +106,7 @@ class EveryState(NamedTuple):
     count: jax.Array
     total: optax.Updates
     inner: optax.OptState
-    held: optax.Updates | None = None
+    held: Any = None
 
 
 def every(period: int, rule: optax.GradientTransformation, *, hold: bool = False) -> Rule:

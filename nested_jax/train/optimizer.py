@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nested_jax import rules
+
 RuleFactory = Callable[..., optax.GradientTransformation]
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 MODULES = ("optax", "nested_jax.rules")
@@ -34,6 +36,8 @@ class Group:
       arguments: as in `OptimizerConfig`.
       learning_rate: peak learning rate of the group; the schedule's shape is shared.
       weight_decay: as in `OptimizerConfig`.
+      period: optimizer steps from one update of these parameters to the next, on the sum of their gradients: a level of
+        a continuum memory. The weight decay acts at every step.
     """
 
     parameters: str
@@ -41,6 +45,7 @@ class Group:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float
     weight_decay: float = 0.0
+    period: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,8 @@ class OptimizerConfig:
                 raise ValueError(f"weight_decay must be at least 0; got {group.weight_decay}")
             factory(group.rule, group.arguments)
         for group in self.groups:
+            if group.period < 1:
+                raise ValueError(f"period is a number of steps, at least 1; got {group.period}")
             try:
                 re.compile(group.parameters)
             except re.error as error:
@@ -180,12 +187,13 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Schedule:
 
 
 def _scheduled(
-    rule: str | RuleFactory, arguments: Mapping[str, Any], weight_decay: float, schedule: Schedule
+    rule: str | RuleFactory, arguments: Mapping[str, Any], weight_decay: float, schedule: Schedule, period: int = 1
 ) -> optax.GradientTransformationExtraArgs:
     build = factory(rule, arguments)
 
     def with_learning_rate(learning_rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
-        return build(learning_rate=learning_rate)
+        built = build(learning_rate=learning_rate)
+        return built if period == 1 else rules.every(period, built)
 
     parts: list[optax.GradientTransformation] = [optax.inject_hyperparams(with_learning_rate)(learning_rate=schedule)]
     if weight_decay:
@@ -222,7 +230,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         scales = [group.learning_rate / config.learning_rate for group in config.groups]
         table = {
             str(number): _scheduled(
-                group.rule, group.arguments, group.weight_decay, lambda step, scale=scale: scale * schedule(step)
+                group.rule,
+                group.arguments,
+                group.weight_decay,
+                lambda step, scale=scale: scale * schedule(step),
+                group.period,
             )
             for number, (group, scale) in enumerate(zip(config.groups, scales, strict=True))
         }

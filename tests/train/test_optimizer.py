@@ -113,6 +113,27 @@ def test_clipping():
     np.testing.assert_allclose(np.linalg.norm(updates["w"]), 2.0, rtol=1e-5)
 
 
+def test_a_group_with_a_period_is_a_slow_level():
+    """Its parameters move once in three steps, by the sum of the gradients at that step's learning rate."""
+    config = OptimizerConfig(
+        rule="optax.sgd",
+        arguments={},
+        learning_rate=0.5,
+        warmup=0,
+        schedule="constant",
+        clip_norm=None,
+        groups=(Group(parameters="slow", rule="optax.sgd", learning_rate=0.25, period=3),),
+    )
+    optimizer = make_optimizer(config, 6)
+    weights = {"quick": jnp.zeros(1), "slow": jnp.zeros(1)}
+    state, seen = optimizer.init(weights), []
+    for _ in range(6):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, weights), state, weights)
+        seen.append(float(updates["slow"][0]))
+        assert float(updates["quick"][0]) == -0.5
+    assert seen == [0, 0, -0.75, 0, 0, -0.75]
+
+
 def test_groups_are_trained_by_their_rule_alone():
     config = OptimizerConfig(
         rule="optax.sgd",

@@ -1,0 +1,116 @@
+"""Objectives against the printed gradients, and the gates that some of them read."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import memory_table as table
+import numpy as np
+import pytest
+
+import nested_jax as nj
+
+ERROR = jnp.array([[0.5, -3.0, 0.1, 2.0]])
+
+
+def slope(objective, error=ERROR, **gates):
+    return jax.grad(lambda e: jnp.sum(objective(e, jnp.zeros_like(e), **gates)))(error)
+
+
+def close(one, two, tolerance=1e-12):
+    np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, 4])
+def test_lp_is_equation_11(p, x64):
+    error = jnp.float64(ERROR)
+    close(slope(nj.objectives.lp(p, eps=1e-12), error), jnp.sign(error) * jnp.abs(error) ** (p - 1), 1e-5)
+    assert jnp.isfinite(slope(nj.objectives.lp(p), 0 * error)).all()
+
+
+def test_huber_of_coordinates_is_equation_14(x64):
+    close(slope(nj.objectives.huber(1.0, "coordinate")), jnp.clip(ERROR, -1, 1))
+
+
+@pytest.mark.parametrize("delta", [1.0, 10.0])
+def test_huber_of_the_norm_is_equation_15(delta, x64):
+    norm = jnp.linalg.norm(ERROR)
+    close(slope(nj.objectives.huber(delta, "norm")), ERROR * jnp.minimum(1.0, delta / norm))
+
+
+@pytest.mark.parametrize("delta", [1.0, 10.0])
+def test_the_mixture_is_equation_16(delta, x64):
+    inside = jnp.linalg.norm(ERROR) <= delta
+    close(slope(nj.objectives.huber(delta)), ERROR if inside else delta * jnp.sign(ERROR))
+
+
+def test_robust_is_the_worst_shift_of_equation_17(x64):
+    error = jnp.float64(ERROR)
+    close(slope(nj.objectives.robust(0.5), error), error * (1 + 0.5 / jnp.linalg.norm(error)))
+    shifts = np.random.default_rng(0).normal(size=(2000, 4))
+    shifts *= 0.5 / np.linalg.norm(shifts, axis=1, keepdims=True)
+    worst = np.max(np.sum((np.asarray(error) + shifts) ** 2, 1)) / 2
+    bound = float(nj.objectives.robust(0.5)(error, 0 * error)[0]) + 0.5 * 0.5**2
+    assert 0.99 * bound < worst <= bound
+    assert jnp.isfinite(slope(nj.objectives.robust(0.5), 0 * error)).all()
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_gate_of_the_objective_belongs_to_its_token(window, x64):
+    """Also in a window, where a past token keeps its own."""
+    memory = nj.Memory(
+        nj.networks.Linear(),
+        nj.objectives.huber(kind="norm"),
+        nj.rules.gradient_descent(0.1),
+        chunk_size=4,
+        window=window,
+    )
+    data, weights = table.data(memory, 10), table.weights(memory)
+    deltas = jnp.asarray(np.random.default_rng(5).uniform(0.1, 1.0, size=10))
+    y, after = memory.scan(memory.start(weights), *data[:3], {**data.gates, "delta": deltas})
+
+    w, start = weights["w"], weights["w"]
+    for t in range(10):
+        start = w if t % 4 == 0 else start
+        for age in range(min(window, t + 1)):
+            error = data.keys[t - age] @ start - data.values[t - age]
+            share = data.gates["window"][t, age] if window > 1 else 1.0
+            shrink = jnp.minimum(1.0, deltas[t - age] / jnp.linalg.norm(error))
+            w = w - data.gates["learning_rate"][t] * share * shrink * jnp.outer(data.keys[t - age], error)
+        close(y[t], data.queries[t] @ w, 1e-10)
+
+    state = memory.start(weights)
+    for t in range(10):
+        gates = {name: gate[t] for name, gate in {**data.gates, "delta": deltas}.items()}
+        answer, state = memory.step(state, data.keys[t], data.values[t], data.queries[t], gates)
+        close(answer, y[t], 1e-10)
+    assert memory.plan(4).implementation == "dual"
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+
+
+def test_gates_of_objectives_are_checked():
+    memory = nj.Memory(nj.networks.Linear(), nj.objectives.huber(), nj.rules.gradient_descent(0.1), chunk_size=2)
+    state, x = memory.start(memory.init(jax.random.key(0), 4)), jnp.ones((2, 4))
+    assert memory.gates() == {"learning_rate": 0.1, "delta": None}
+    with pytest.raises(ValueError, match=r"expected a value for \['delta'\]"):
+        memory.scan(state, x, x, x)
+    with pytest.raises(ValueError, match="did you mean 'delta'"):
+        memory.scan(state, x, x, x, {"detla": jnp.ones(2)})
+    constant = dataclasses.replace(memory, objective=nj.objectives.huber(0.5))
+    given = memory.scan(state, x, x, x, {"delta": jnp.full(2, 0.5)})[0]
+    assert jnp.array_equal(constant.scan(state, x, x, x)[0], given)
+
+
+@pytest.mark.parametrize("build", [lambda: nj.objectives.lp(0.5), lambda: nj.objectives.lp(1, eps=0.0)])
+def test_lp_out_of_range(build):
+    with pytest.raises(ValueError, match="must be"):
+        build()
+
+
+def test_huber_and_robust_out_of_range():
+    with pytest.raises(ValueError, match="delta must be above 0"):
+        nj.objectives.huber(0.0)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        nj.objectives.huber(1.0, "norms")
+    with pytest.raises(ValueError, match="delta must be at least 0"):
+        nj.objectives.robust(-1.0)
