@@ -1,5 +1,5 @@
 """Numerical kernels: references first, accelerated backends beside them."""
 
-from nested_jax.kernels.newton_schulz import orthogonalize
+from nested_jax.kernels.implementations import orthogonalize
 
 __all__ = ["orthogonalize"]
