@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,7 @@ def orthogonalize(
     run = functools.partial(_run, _PROGRAMS[implementation], triples, eps)
     sharding = jax.typeof(x).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:
-        run = jax.sharding.auto_axes(run, out_sharding=sharding)
+        return cast(jax.Array, jax.sharding.auto_axes(run, out_sharding=sharding)(x))
     return run(x)
 
 
@@ -128,7 +129,7 @@ def refusal(implementation: str, x: jax.Array) -> str:
     if x.shape[-1] != x.shape[-2] or x.shape[-1] not in sizes:
         text = f"takes square matrices [..., d, d] with d one of {', '.join(map(str, sizes))}"
         if implementation == "mosaic_gpu" and x.shape[-2:] == (256, 256):
-            text += " (for d = 256 the three buffers of a matrix exceed the shared memory of a block)"
+            text += " (for d = 256 the three buffers of a matrix exceed a block's shared memory)"
         return text
     return "" if x.dtype.name in dtypes else f"takes {' and '.join(dtypes)}"
 

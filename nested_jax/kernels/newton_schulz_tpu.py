@@ -1,7 +1,8 @@
 """Newton-Schulz on a TPU: blocks of square matrices go through all steps in VMEM, one read and one write per matrix.
 
 The iterate is held in float32. The operands of every product have the dtype of the input: bfloat16, or float32 with
-products in full precision. Interpreted, and lowered for TPUs, on a CPU; it has not been run on a TPU.
+products in full precision. Interpreted on a CPU, and compiled by the TPU compiler for v5e, v5p and v6e at all sizes;
+not yet run on a TPU.
 """
 
 import functools
@@ -15,7 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from nested_jax.kernels.newton_schulz import Triple, normalize
 
 _BLOCK_ENTRIES = 2**17
-"""Entries of the matrices of one block: with four float32 arrays of it and the buffers in and out, some 4 MiB of VMEM."""
+"""Entries of a block of matrices: with its four float32 arrays and the buffers in and out, some 4 MiB of VMEM."""
 
 
 def iterate(matrices: jax.Array, triples: Sequence[Triple], eps: float) -> jax.Array:
