@@ -55,7 +55,8 @@ def orthogonalize(
       :math:`(a/1.01, b/1.01^3, c/1.01^5)`; the input is divided by its Frobenius norm as for the other tables.
 
     A tall matrix is transposed first, so that the Gram matrix is the small one. Inputs narrower than float32 are
-    multiplied as they are with float32 accumulation, and the iterate is held in float32.
+    multiplied as they are with float32 accumulation, and the iterate is held in float32. Products of float32 are taken
+    in full precision on every backend; give bfloat16 for speed.
 
     How it is computed, all with the same result up to rounding:
 
@@ -65,7 +66,8 @@ def orthogonalize(
     - `"pallas_tpu"` and `"mosaic_gpu"` run all steps of a matrix on chip, for batches of square matrices of a few sizes
       (`nested_jax.kernels.newton_schulz_tpu`, `newton_schulz_gpu`). Their derivative is that of `"xla"`: the backward
       pass runs the iteration again, and saves the input alone. They do not split themselves over devices: call them
-      inside `jax.shard_map`. Both have been interpreted and lowered on a CPU, and not yet run on an accelerator.
+      inside `jax.shard_map`. Both have been interpreted, lowered and compiled on a CPU, and not yet run on an
+      accelerator.
     - `"auto"` takes, on a CPU, the Gram form for float32 where it saves a sixth of the operations or more and `"xla"`
       elsewhere; on an accelerator a kernel if it takes the input and the program runs on one device or inside
       `jax.shard_map` over all axes of the mesh, and `"xla"` elsewhere.

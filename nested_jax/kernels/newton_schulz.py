@@ -78,14 +78,18 @@ def iterate(matrices: jax.Array, triples: Sequence[Triple], eps: float, dtype: j
       matrices: [N, m, n] with m <= n, of the dtype in which the iterate is held.
       triples: (a, b, c) of every step.
       eps: added to the Frobenius norm.
-      dtype: what the operands of the products are rounded to; their sums are in the dtype of `matrices`.
+      dtype: what the operands of the products are rounded to; their sums are in the dtype of `matrices`. Where the two
+        are one, products are in full precision, on accelerators too.
 
     Returns:
       The result, like `matrices`.
     """
 
+    precision = jax.lax.Precision.HIGHEST if dtype == matrices.dtype else None
+
     def multiply(left: jax.Array, right: jax.Array) -> jax.Array:
-        return jnp.matmul(left.astype(dtype), right.astype(dtype), preferred_element_type=matrices.dtype)
+        left, right = left.astype(dtype), right.astype(dtype)
+        return jnp.matmul(left, right, precision=precision, preferred_element_type=matrices.dtype)
 
     matrices = normalize(matrices, eps)
     for a, b, c in triples:
