@@ -43,7 +43,7 @@ def iterate(matrices: jax.Array, triples: Sequence[Triple], eps: float) -> jax.A
     barriers = {"loaded": plgpu.Barrier(num_barriers=warpgroups)}
     if warpgroups > 1:
         barriers["met"] = plgpu.Barrier(num_arrivals=warpgroups)
-    return plgpu.kernel(
+    result = plgpu.kernel(
         functools.partial(_matrix, triples=triples),
         out_type=jax.ShapeDtypeStruct(matrices.shape, matrices.dtype),
         scratch_types=dict(left=buffer, right=buffer, gram=buffer, **barriers),
@@ -53,6 +53,9 @@ def iterate(matrices: jax.Array, triples: Sequence[Triple], eps: float) -> jax.A
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
     )(matrices, reciprocal(squares, eps))
+    # `plgpu.kernel` forgets over which axes of a `jax.shard_map` its inputs vary.
+    axes = jax.typeof(matrices).manual_axis_type.varying - jax.typeof(result).manual_axis_type.varying
+    return jax.lax.pcast(result, tuple(axes), to="varying") if axes else result
 
 
 def _matrix(x_ref, scale_ref, y_ref, *, left, right, gram, loaded, met=None, triples: Sequence[Triple]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -33,10 +34,11 @@ def iterate(matrices: jax.Array, triples: Sequence[Triple], eps: float) -> jax.A
     count, dim, _ = matrices.shape
     block = (min(count, max(1, _BLOCK_ENTRIES // dim**2)), dim, dim)
     # The last block may reach past the batch: what is read there is arbitrary, and what is written there is dropped.
-    spec = pl.BlockSpec(block, lambda i: (i, 0, 0))
+    zero = np.int32(0)  # an index of 32 bits also where numbers have 64
+    spec = pl.BlockSpec(block, lambda i: (i, zero, zero))
     return pl.pallas_call(
         functools.partial(_block, triples=triples, eps=eps),
-        out_shape=jax.ShapeDtypeStruct(matrices.shape, matrices.dtype),
+        out_shape=jax.eval_shape(lambda x: x, matrices),  # also over which axes of a `jax.shard_map` it varies
         grid=(pl.cdiv(count, block[0]),),
         in_specs=[spec],
         out_specs=spec,

@@ -214,12 +214,13 @@ def test_derivatives_of_all_orders_go_through_the_reference(x64):
     np.testing.assert_allclose(third(x), -jnp.cos(x), atol=1e-12)
 
 
-H100 = jax.sharding.AbstractMesh(
-    (1,),
-    ("_",),
-    (AxisType.Explicit,),
-    abstract_device=jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu"),
-)
+H100 = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+
+
+def devices(count, platform, kind=AxisType.Explicit):
+    """A mesh to lower for, of devices that need not be here."""
+    device = {"abstract_device": H100} if platform == "cuda" else {}
+    return jax.sharding.AbstractMesh((count,), ("data",), (kind,), **device)
 
 
 @pytest.mark.parametrize("derivative", [False, True], ids=["forward", "backward"])
@@ -240,13 +241,36 @@ def test_lowers(implementation, platform, shape, dtype, derivative):
         return jnp.sum(jnp.square(orthogonalize(x, implementation=implementation).astype(jnp.float32)))
 
     function = jax.grad(call) if derivative else call
-    context = jax.sharding.use_abstract_mesh(H100) if implementation == "mosaic_gpu" else contextlib.nullcontext()
-    with context:
+    with jax.sharding.use_abstract_mesh(devices(1, platform)):
         traced = jax.jit(function).trace(jax.ShapeDtypeStruct(shape, dtype))
         text = traced.lower(lowering_platforms=(platform,)).as_text()
     target = {"pallas_tpu": "tpu_custom_call", "mosaic_gpu": "mosaic_gpu", "gram": "dot_general"}[implementation]
     assert target in text
     assert ("dot_general" in text) == (derivative or implementation == "gram")
+
+
+@pytest.mark.parametrize("derivative", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("implementation", "platform"), [("pallas_tpu", "tpu"), ("mosaic_gpu", "cuda")])
+def test_lowers_in_shard_map(implementation, platform, derivative):
+    function = lambda x: orthogonalize(x, steps=1, implementation=implementation)
+    if derivative:
+        function = jax.grad(lambda x: jnp.sum(jnp.square(orthogonalize(x, steps=1, implementation=implementation))))
+    mesh = devices(4, platform, AxisType.Auto)
+    mapped = jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
+    x = jax.ShapeDtypeStruct((8, 64, 64), jnp.bfloat16, sharding=jax.NamedSharding(mesh, P("data")))
+    text = mapped.trace(x).lower(lowering_platforms=(platform,)).as_text()
+    assert {"tpu": "tpu_custom_call", "cuda": "mosaic_gpu"}[platform] in text
+    assert ("dot_general" in text) == derivative
+
+
+def test_blocks_have_indices_of_32_bits_where_numbers_have_64(x64):
+    """The TPU compiler refuses others, which lowering does not show."""
+    from nested_jax.kernels import newton_schulz_tpu
+
+    traced = jax.make_jaxpr(lambda x: newton_schulz_tpu.iterate(x, ((1.5, -0.5, 0.0),), 0.0))(jnp.zeros((2, 64, 64)))
+    (call,) = (eqn for eqn in traced.eqns if eqn.primitive.name == "pallas_call")
+    for block in call.params["grid_mapping"].block_mappings:
+        assert {index.dtype for index in block.index_map_jaxpr.out_avals} == {jnp.dtype(jnp.int32)}
 
 
 class TestChoice:
