@@ -38,3 +38,9 @@ def test_candidates_compute_the_same(case, x64):
     assert first.dtype == jnp.float64
     for other in others:
         np.testing.assert_allclose(other, first, atol=1e-10)
+
+
+@pytest.mark.parametrize(("backend", "kernel"), [("tpu", "pallas_tpu"), ("gpu", "mosaic_gpu")])
+def test_an_accelerator_adds_its_kernel(backend, kernel, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert list(bench_newton_schulz.square(kernels=True)) == ["xla", kernel, "optax"]
