@@ -1,5 +1,6 @@
 """Numerical kernels: references first, accelerated backends beside them."""
 
-from nested_jax.kernels.newton_schulz import orthogonalize
+from nested_jax.kernels.implementations import orthogonalize
+from nested_jax.kernels.low_rank import low_rank_orthogonalize
 
-__all__ = ["orthogonalize"]
+__all__ = ["low_rank_orthogonalize", "orthogonalize"]

@@ -1,6 +1,5 @@
 """Newton-Schulz orthogonalisation of matrices: the reference for Muon, Atlas (32-33) and Nested Learning (42-44)."""
 
-import math
 import operator
 from collections.abc import Sequence
 
@@ -72,96 +71,41 @@ def polynomials(coefficients: str | Sequence[Sequence[float]], steps: int) -> tu
     return tuple(table[min(step, len(table) - 1)] for step in range(count))
 
 
-def orthogonalize(
-    x: jax.Array,
-    coefficients: str | Sequence[Sequence[float]] = "muon",
-    steps: int = 5,
-    eps: float = 1e-7,
-) -> jax.Array:
-    r"""Pushes all singular values of a matrix towards 1 and keeps its singular vectors.
-
-    .. math::
-      X_0 = x / (\lVert x \rVert_F + \epsilon), \qquad
-      X_{i+1} = a_i X_i + (b_i A_i + c_i A_i^2)\, X_i, \qquad A_i = X_i X_i^\top
-
-    Each step is the odd polynomial :math:`a\sigma + b\sigma^3 + c\sigma^5` applied to every singular value. In code::
-
-      x = x / (norm(x) + eps)
-      for a, b, c in polynomials(coefficients, steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-
-    The result is the polar factor :math:`UV^\top` only in the limit, and only where the polynomials have 1 as an
-    attracting fixed point:
-
-    - `"cubic"` (1.5, -0.5, 0) is the classical iteration. It converges to :math:`UV^\top`, slowly: small singular
-      values grow by 1.5 a step. Texts that call it "Newton-Schulz 5" mean this polynomial with five steps; what Muon's
-      users call so is the next one, a different polynomial.
-    - `"muon"` (3.4445, -4.7750, 2.0315) is tuned for slope at zero and does *not* converge to 1: five steps leave
-      singular values in about [0.7, 1.2], however many more steps are added.
-    - `"polar_express"` has one minimax-optimal triple per step and converges, from the ninth step on by
-      (1.875, -1.25, 0.375). All triples but that last one carry the paper's safety factor
-      :math:`(a/1.01, b/1.01^3, c/1.01^5)`; the input is divided by its Frobenius norm as for the other tables.
-
-    A tall matrix is transposed first, so that the Gram matrix is the small one. Inputs narrower than float32 are
-    multiplied as they are with float32 accumulation, and the iterate is held in float32.
-
-    At an input of exactly zero both the result and its derivative are zero (our choice). The derivative elsewhere grows
-    as one over the norm of the input, so the one-sided limit would be some 1e10 and a padded token would carry it.
+def iterate(matrices: jax.Array, triples: Sequence[Triple], eps: float, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """The iteration as it is written, the reference of every other implementation.
 
     Args:
-      x: matrices [..., m, n] of a floating dtype.
-      coefficients: `"cubic"`, `"muon"`, `"polar_express"`, or a sequence of triples (a, b, c), the last of which
-        repeats.
-      steps: number of iterations, at least 1.
-      eps: added to the Frobenius norm; inputs of that size or smaller are not brought to norm 1.
+      matrices: [N, m, n] with m <= n, of the dtype in which the iterate is held.
+      triples: (a, b, c) of every step.
+      eps: added to the Frobenius norm.
+      dtype: what the operands of the products are rounded to; their sums are in the dtype of `matrices`. Where the two
+        are one, products are in full precision, on accelerators too.
 
     Returns:
-      Matrices [..., m, n] in the dtype of `x`.
-
-    Raises:
-      ValueError: if `x` has fewer than two axes or is not floating, or for bad `coefficients` or `steps`.
-
-    Example:
-      >>> x = jnp.array([[3.0, 0.0], [0.0, -0.5]])
-      >>> print(jnp.round(orthogonalize(x, "polar_express", steps=8), 4))
-      [[ 1.  0.]
-       [ 0. -1.]]
-
-    References:
-      Jordan et al., `Muon <https://kellerjordan.github.io/posts/muon/>`_, 2024 (`"muon"`).
-      Amsel et al., `The Polar Express <https://arxiv.org/abs/2505.16932>`_, 2025, Algorithm 1 (`"polar_express"`).
-      Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equations (42-44).
+      The result, like `matrices`.
     """
-    x = jnp.asarray(x)
-    triples = polynomials(coefficients, steps)
-    if x.ndim < 2:
-        raise ValueError(f"x must be a matrix or a batch of them, [..., m, n], got shape {x.shape}.")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must have a floating dtype, got {x.dtype}.")
-    *batch, rows, columns = x.shape
-    held = jnp.promote_types(x.dtype, jnp.float32)
-    # One batch axis: dots with several are slow or miscompiled on some backends.
-    matrix = x.reshape(math.prod(batch), rows, columns).astype(held)
-    if rows > columns:
-        matrix = matrix.mT
+
+    precision = jax.lax.Precision.HIGHEST if dtype == matrices.dtype else None
 
     def multiply(left: jax.Array, right: jax.Array) -> jax.Array:
-        return jnp.matmul(left.astype(x.dtype), right.astype(x.dtype), preferred_element_type=held)
+        left, right = left.astype(dtype), right.astype(dtype)
+        return jnp.matmul(left, right, precision=precision, preferred_element_type=matrices.dtype)
 
-    matrix = matrix * _reciprocal_norm(matrix, eps)
+    matrices = normalize(matrices, eps)
     for a, b, c in triples:
-        gram = multiply(matrix, matrix.mT)
+        gram = multiply(matrices, matrices.mT)
         polynomial = b * gram + c * multiply(gram, gram) if c else b * gram
-        matrix = a * matrix + multiply(polynomial, matrix)
-    if rows > columns:
-        matrix = matrix.mT
-    return matrix.astype(x.dtype).reshape(x.shape)
+        matrices = a * matrices + multiply(polynomial, matrices)
+    return matrices
 
 
-def _reciprocal_norm(matrix: jax.Array, eps: float) -> jax.Array:
-    """1 / (Frobenius norm + eps) over the last two axes, kept; 0 with derivative 0 where the norm is 0."""
-    squares = jnp.sum(matrix * matrix, axis=(-2, -1), keepdims=True)
+def normalize(matrices: jax.Array, eps: float) -> jax.Array:
+    """Matrices over (Frobenius norm + eps)."""
+    return matrices * reciprocal(jnp.sum(matrices * matrices, axis=(-2, -1), keepdims=True), eps)
+
+
+def reciprocal(squares: jax.Array, eps: float) -> jax.Array:
+    """1 / (norm + eps) for the square of a norm; 0 with derivative 0 where the norm is 0."""
     positive = squares > 0
     norm = jnp.sqrt(jnp.where(positive, squares, 1.0))
     return jnp.where(positive, 1.0 / (norm + eps), 0.0)
