@@ -91,7 +91,7 @@ def prepare(
             flat_gates, flat_clocks = flat
             count = resets.shape[0] * length
             found, groups, members = structure.systems(step, weights, state, flat_gates, flat_clocks, count)
-            found = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]), found)
+            found = jax.tree.map(lambda x: x.reshape(resets.shape[0], length, *x.shape[1:]), found)
             layout = Layout(groups, members)
             responses = [response.roll_out(system) for system in found] if roll else []
         prepared.append(Prepared(clocks, after, found, responses))
