@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Sequence
 
-BENCHMARKS = {"scan": "nested_jax.run.bench_scan"}
+BENCHMARKS = {"scan": "nested_jax.run.bench_scan", "rules": "nested_jax.run.bench_rules"}
 
 
 def bench(arguments: Sequence[str]) -> None:

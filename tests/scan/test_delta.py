@@ -96,18 +96,22 @@ EVERY = list(
 )
 
 
+def name_of(case) -> str:
+    return "-".join(getattr(part, "__name__", str(part)) for part in case)
+
+
 def agree(tokens, rule, objective, retain_first, read, with_resets):
     m = memory(rule, objective=objective, retain_first=retain_first, read=read)
     assert_same(m, data(tokens, rule), some_resets(tokens) if with_resets else None)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_the_delta_form_is_the_scan(case, x64):
     agree(*case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", EVERY, ids=str)
+@pytest.mark.parametrize("case", EVERY, ids=name_of)
 def test_the_delta_form_is_the_scan_everywhere(case, x64):
     """Every length, rule, objective, order of decay and read, with and without resets: `pytest -m slow tests/scan`."""
     agree(*case)
