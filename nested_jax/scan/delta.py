@@ -34,12 +34,12 @@ BLOCK = 64
 
 
 class Block(NamedTuple):
-    """What a block's errors and its state's end need; leading axis [N] for blocks, all m states Z side by side.
+    """What a block's errors and its state's end need; leading axis [N] for blocks, all n states Z side by side.
 
     Attributes:
       offset: [C, D_v], the errors for Z = 0.
-      reach: [C, m · D_k], by how much Z changes the errors; None where it does not.
-      carry: [n, m], what is kept of each state.
+      reach: [C, n · D_k], by how much Z changes the errors; None where it does not.
+      carry: [n, m], what is kept of each state, with resets also of the m - n = n states that they return to.
       written: [n, C, D_k], the keys as they count at the block's end.
     """
 
@@ -97,22 +97,30 @@ def online(
     A, B = split(system.A, jnp.eye(states)), split(system.B)
     flags = None if reset is None else split(reset, False)
     after, before = _responses(A, B, flags)
-    keys, queries = split(keys), split(queries)
-    blocks = _blocks(after, before, None if slopes is None else split(slopes), split(offsets), keys)
-    seen = after if read == "after" else before
-    from_start, from_errors = _by_state(seen.P, queries), seen.K * _dot(queries, keys.mT)
+    keys, queries, offsets = split(keys), split(queries), split(offsets)
     fixed = list(initial) if reset is not None else []
+    if slopes is not None:
+        slopes = split(slopes)[..., None]
+        offsets += slopes * _answers(before.P[..., states:], keys, fixed)
+    blocks = _blocks(after, before, slopes, offsets, keys, states)
+    seen = after if read == "after" else before
+    from_start, from_errors = _by_state(seen.P[..., :states], queries), seen.K * _dot(queries, keys.mT)
 
     def block(z, block: Block):
-        every = jnp.concatenate([*z, *fixed])
-        errors = block.offset if block.reach is None else block.offset + _dot(block.reach, every)
+        now = jnp.concatenate(z)
+        errors = block.offset if block.reach is None else block.offset + _dot(block.reach, now)
         kept = [sum(scale * part for scale, part in zip(row, [*z, *fixed], strict=True)) for row in block.carry]
         new = [part + _dot(keys.T, errors) for part, keys in zip(kept, block.written, strict=True)]
-        return new, (every, errors)
+        return new, (now, errors)
 
-    end, (every, errors) = jax.lax.scan(jax.checkpoint(block, prevent_cse=False), list(start), blocks)
-    y = _dot(from_start, every) + _dot(from_errors, errors)
+    end, (starts, errors) = jax.lax.scan(jax.checkpoint(block, prevent_cse=False), list(start), blocks)
+    y = _dot(from_start, starts) + _dot(from_errors, errors) + _answers(seen.P[..., states:], queries, fixed)
     return y.reshape(count * length, -1)[:tokens], end
+
+
+def _answers(scales: jax.Array, rows: jax.Array, parts: Z):
+    """`sum_j scales[..., j] (rows @ parts[j])`: what states that never change answer."""
+    return sum(scales[..., j, None] * _dot(rows, part) for j, part in enumerate(parts))
 
 
 def _responses(A: jax.Array, B: jax.Array, flags: jax.Array | None) -> tuple[Response, Response]:
@@ -136,19 +144,21 @@ def _responses(A: jax.Array, B: jax.Array, flags: jax.Array | None) -> tuple[Res
     return after._replace(Pe=after.Pe[..., :states, :], Ke=after.Ke[..., :states, :]), before
 
 
-def _blocks(after: Response, before: Response, slopes: jax.Array | None, offsets: jax.Array, keys: jax.Array) -> Block:
+def _blocks(
+    after: Response, before: Response, slopes: jax.Array | None, offsets: jax.Array, keys: jax.Array, states: int
+) -> Block:
     """All of the errors and of the state's end that does not depend on the state, for all blocks at once."""
     reach = None
     if slopes is not None:
-        lower = -slopes[..., None] * before.K * _dot(keys, keys.mT)
-        sides = jnp.concatenate([offsets, _by_state(slopes[..., None] * before.P, keys)], -1)
+        lower = -slopes * before.K * _dot(keys, keys.mT)
+        sides = jnp.concatenate([offsets, _by_state(slopes * before.P[..., :states], keys)], -1)
         solved = _dot(unit_lower_inverse(lower), sides)
         offsets, reach = solved[..., : offsets.shape[-1]], solved[..., offsets.shape[-1] :]
     return Block(offsets, reach, after.Pe, after.Ke[..., None] * keys[..., None, :, :])
 
 
 def _by_state(scale: jax.Array, rows: jax.Array) -> jax.Array:
-    """[..., C, m] and [..., C, D] -> [..., C, m · D], the rows scaled for every state."""
+    """[..., C, n] and [..., C, D] -> [..., C, n · D], the rows scaled for every state."""
     return (scale[..., :, None] * rows[..., None, :]).reshape(*rows.shape[:-1], -1)
 
 

@@ -200,6 +200,23 @@ def test_any_linear_system_with_errors_of_its_own(read, slopes, x64):
         assert np.allclose(np.stack([x[h] for x in end]), z, rtol=1e-10, atol=1e-10)
 
 
+def test_heads_and_batch_by_vmap(monkeypatch):
+    """Two leading axes over (short) blocks, forward and backward, each row with resets of its own."""
+    monkeypatch.setattr(delta, "BLOCK", 8)
+    m, rows = memory("delta"), (2, 3)
+    stack = lambda x: x[None, None] * jnp.linspace(0.5, 1.0, 6).reshape(*rows, *[1] * x.ndim)
+    inputs = jax.tree.map(stack, data(20, "delta"))
+    reset = jnp.stack([jnp.arange(20) % (9 + i) == 8 for i in range(6)]).reshape(*rows, 20)
+
+    def one(inputs, reset):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(m.scan(m.start(weights()), *x, reset)[0])))(inputs)
+
+    found = jax.jit(jax.vmap(jax.vmap(one)))(inputs, reset)
+    expected = jax.jit(one)(*jax.tree.map(lambda x: x[1, 2], (inputs, reset)))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.allclose(a[1, 2], b, rtol=1e-5, atol=1e-5)
+
+
 def test_a_sequence_without_tokens():
     m = memory()
     y, state = m.scan(m.start(weights()), *data(0))
