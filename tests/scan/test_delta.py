@@ -124,7 +124,7 @@ def test_gates_at_their_ends_and_correlated_keys(x64):
 
 def test_single_precision():
     """The same in float32; errors relative to the largest entry of each array."""
-    m, inputs = memory(retain_first=True), data(70, correlation=0.9, ends=True)
+    m, inputs = memory(retain_first=True), data(30, correlation=0.9, ends=True)
     found, expected = (everything(using(m, name), inputs) for name in ("delta", "scan"))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert float(jnp.abs(a - b).max()) <= 1e-5 * max(1.0, float(jnp.abs(b).max()))
