@@ -81,6 +81,17 @@ def titans_cases(chunks: tuple[int, ...]) -> list[Case]:
     return found
 
 
+def online_cases() -> list[Case]:
+    """Exact online gradients on a linear network: both orders of decay, all reads, with and without resets."""
+    named = [("titans", nj.rules.titans()), ("gated delta rule", nj.rules.gated_gradient_descent())]
+    named += [("delta rule", nj.rules.gradient_descent()), *STOCK.items()]
+    found = []
+    for i, (name, rule) in enumerate(named):
+        setting = {"chunk_size": 1, "read": ("before", "after", "start")[i % 3], "retain_first": i % 2 == 1}
+        found.append(case(name, rule, False, "linear", setting | {"tokens": 11, "reset": i % 2 == 0}))
+    return found
+
+
 class Data(NamedTuple):
     """Inputs of a scan."""
 

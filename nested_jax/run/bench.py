@@ -3,7 +3,11 @@
 import importlib
 from collections.abc import Sequence
 
-BENCHMARKS = {"scan": "nested_jax.run.bench_scan", "newton_schulz": "nested_jax.run.bench_newton_schulz"}
+BENCHMARKS = {
+    "scan": "nested_jax.run.bench_scan",
+    "rules": "nested_jax.run.bench_rules",
+    "newton_schulz": "nested_jax.run.bench_newton_schulz",
+}
 
 
 def bench(arguments: Sequence[str]) -> None:

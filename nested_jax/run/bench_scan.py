@@ -98,11 +98,11 @@ def measure(network: Network, options: argparse.Namespace) -> dict[tuple[str, st
     return interleave(calls, options.rounds)
 
 
-def rows(title: str, measured: dict[tuple[str, str], Measured]) -> list[list[str]]:
-    """One row per (implementation, pass), with the time over that of the dual form."""
+def rows(title: str, measured: dict[tuple[str, str], Measured], base: str = "dual") -> list[list[str]]:
+    """One row per (implementation, pass), with the time over that of `base`."""
     found = []
     for (name, what), result in measured.items():
-        middle, least, greatest = ratio(result, measured["dual", what])
+        middle, least, greatest = ratio(result, measured[base, what])
         found.append(
             [
                 title,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax import rules
-from nested_jax.scan import dual, materialize, per_chunk, stages, token
+from nested_jax.scan import delta, dual, materialize, per_chunk, stages, token
 from nested_jax.scan import plan as planning
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.state import Carry, Chunk, MemoryState, Open, Specification, Window, select, view
@@ -110,6 +110,10 @@ def _chunks(
             length,
             plan.implementation == "dual",
         )
+    if plan.implementation == "delta":
+        tokens = jax.tree.map(lambda x: x[:, 0], inputs)
+        carry, y = delta.scan(spec, plan, layouts, prepared, carry, fresh, tokens, reset)
+        return carry, y[:, None]
 
     def body(carry, xs):
         (keys, values, queries, gates), reset, prepared = xs

@@ -7,11 +7,11 @@ from typing import Any
 import optax
 
 from nested_jax import rules
-from nested_jax.scan import structure
+from nested_jax.scan import affine, structure
 from nested_jax.scan.state import Specification
 from nested_jax.scan.structure import Structure
 
-IMPLEMENTATIONS = ("auto", "scan", "dual", "materialize")
+IMPLEMENTATIONS = ("auto", "scan", "dual", "delta", "materialize")
 
 Path = tuple[int, ...]
 
@@ -47,7 +47,7 @@ class Plan:
     """The implementation chosen for a memory.
 
     Attributes:
-      implementation: "scan", "dual" or "materialize".
+      implementation: "scan", "dual", "delta" or "materialize".
       stages: the rule's stages; the last is linear. Empty for "scan" and for `step_per="chunk"`.
       links: (name, `Structure`) of what was analysed, link by link where the rule shows its links.
       reason: why this implementation, in words.
@@ -78,6 +78,9 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     links, stages, obstacle = _analyse(spec.rule, weights, rule_state, gates)
     if wanted == "scan":
         return Plan("scan", (), links, "token by token, as asked for")
+    online = _not_delta(spec, weights, stages)
+    if wanted == "delta" and online:
+        raise ValueError(f"implementation='delta': expected exact online gradients of a linear memory, but {online}")
     if spec.step_per == "chunk":
         reason = "the rule steps once per chunk: the chunk's gradient is one backward pass, then one step of the rule"
         return Plan("dual" if wanted == "auto" else wanted, (), links, reason)
@@ -92,15 +95,29 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
                 f"implementation={wanted!r}: expected a rule that can be run over a chunk at once, but {obstacle}"
             )
         return Plan("scan", (), links, f"token by token: {obstacle}")
+    if wanted == "delta" or (wanted == "auto" and spec.chunk_size == 1 and not online):
+        reason = "gradients at the current weights, in blocks of tokens: response, and one triangular system per block"
+        return Plan("delta", stages, links, reason)
     if wanted == "auto" and spec.chunk_size == 1:
-        return Plan(
-            "scan", (), links, "token by token: with chunk_size=1 every gradient is taken at the current weights"
-        )
+        reason = f"token by token: with chunk_size=1 every gradient is taken at the current weights, and {online}"
+        return Plan("scan", (), links, reason)
     steps = " → ".join("response" if stage.kind == "linear" else "timewise map" for stage in stages)
     how = "as masked attention, no weights of a token are formed" if len(stages) == 1 else "over materialised updates"
     if wanted == "materialize":
         how = "by an associative scan over materialised weights"
     return Plan("dual" if wanted == "auto" else wanted, stages, links, f"chunk by chunk: {steps}, {how}")
+
+
+def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...]) -> str:
+    """Why the delta form cannot run a memory whose rule has these stages, or ''."""
+    if spec.chunk_size > 1 or spec.step_per == "chunk":
+        steps = ", one step per chunk" if spec.step_per == "chunk" else ""
+        return f"with chunk_size={spec.chunk_size}{steps} they are taken at the weights of a chunk's start"
+    if spec.window > 1:
+        return f"with window={spec.window} a token's gradient is that of several tokens"
+    if len(stages) > 1:
+        return "the rule has a map that is not linear"
+    return affine.read(spec, weights)[1]
 
 
 def _analyse(rule, weights, rule_state, gates):

@@ -11,7 +11,12 @@ from nested_jax.kernels import orthogonalize
 PROGRAMS = {
     "titans": nj.Memory(network=nj.networks.MLP(), chunk_size=8),
     "atlas": nj.Memory(network=nj.networks.MLP(), rule=nj.rules.atlas(), chunk_size=8, window=4),
-    "delta": nj.Memory(network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1),
+    "delta": nj.Memory(
+        network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation="delta"
+    ),
+    "token by token": nj.Memory(
+        network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation="scan"
+    ),
 }
 
 

@@ -75,9 +75,12 @@ def test_ttt_linear_dual_form():
     agree(outputs(memory, {"w": W0}, {}), np.concatenate(expected))
 
 
-def test_deltanet_is_gradient_descent():
+@pytest.mark.parametrize("implementation", ["scan", "delta"])
+def test_deltanet_is_gradient_descent(implementation):
     """S_t = S_{t−1} (I − β k k^T) + β v k^T (columns; ours are its transpose)."""
-    memory = nj.Memory(network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1)
+    memory = nj.Memory(
+        network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation=implementation
+    )
     S, expected = W0.T, []
     for t in range(T):
         S = S @ (np.eye(D) - THETA[t] * np.outer(K[t], K[t])) + THETA[t] * np.outer(V[t], K[t])
@@ -93,10 +96,13 @@ def test_titans_without_decay_and_momentum_is_deltanet():
     agree(outputs(titans, {"w": W0}, gates), outputs(delta, {"w": W0}, {"learning_rate": THETA}))
 
 
-def test_gated_deltanet_decays_before_it_measures_the_error():
+@pytest.mark.parametrize("implementation", ["scan", "delta"])
+def test_gated_deltanet_decays_before_it_measures_the_error(implementation):
     """S_t = S_{t−1} (α (I − β k k^T)) + β v k^T (Gated DeltaNet eq 10); Titans with decay is another rule."""
     rule, gates = nj.rules.gated_gradient_descent(), {"learning_rate": THETA, "decay": ALPHA}
-    memory = nj.Memory(network=nj.networks.Linear(), rule=rule, chunk_size=1, retain_first=True)
+    memory = nj.Memory(
+        network=nj.networks.Linear(), rule=rule, chunk_size=1, retain_first=True, implementation=implementation
+    )
     S, expected = W0.T, []
     for t in range(T):
         S = (1 - ALPHA[t]) * S @ (np.eye(D) - THETA[t] * np.outer(K[t], K[t])) + THETA[t] * np.outer(V[t], K[t])
@@ -106,14 +112,15 @@ def test_gated_deltanet_decays_before_it_measures_the_error():
     assert not np.allclose(outputs(undecayed, {"w": W0}, gates), np.stack(expected), atol=1e-3)
 
 
-@pytest.mark.parametrize("chunk", [1, C])
-def test_a_dot_product_objective_is_linear_attention(chunk):
+@pytest.mark.parametrize(("chunk", "implementation"), [(1, "scan"), (1, "delta"), (C, "dual")])
+def test_a_dot_product_objective_is_linear_attention(chunk, implementation):
     """y_t = Σ_{i≤t} v_i (k_i · q_t)."""
     memory = nj.Memory(
         network=nj.networks.Linear(),
         objective=nj.objectives.dot_product,
         rule=nj.rules.gradient_descent(1.0),
         chunk_size=chunk,
+        implementation=implementation,
     )
     agree(outputs(memory, {"w": np.zeros((D, D))}, {}), np.tril(Q @ K.T) @ V)
 
