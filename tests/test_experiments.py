@@ -1,9 +1,12 @@
 """Every experiment file: documented, valid in its variants, and a model that builds and steps by shapes alone."""
 
+import importlib.util
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from nested_jax import config as configs
@@ -12,7 +15,9 @@ from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.step import initial_state, make_step
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = sorted(ROOT.glob("experiments/**/*.py"))
+FOUND = sorted(ROOT.glob("experiments/**/*.py"))
+FILES = [file for file in FOUND if "def get_config(" in file.read_text()]
+SCRIPTS = [file for file in FOUND if file not in FILES]
 
 
 def test_there_are_experiments():
@@ -43,3 +48,43 @@ def test_says_how_to_run_it(file):
 def test_an_unknown_variant_is_named(file):
     with pytest.raises(ValueError, match="no-such-variant"):
         configs.load(f"{file}:no-such-variant")
+
+
+def script(name):
+    """An experiment that is a program of its own, as a module."""
+    (file,) = (file for file in SCRIPTS if file.stem == name)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=[file.stem for file in SCRIPTS])
+def test_a_script_says_how_to_run_it(file):
+    assert f"python {file.relative_to(ROOT).as_posix()}" in file.read_text().split('"""')[1]
+
+
+def test_the_valley_is_tuned_and_drawn(monkeypatch, tmp_path, capsys):
+    valley = script("valley")
+    monkeypatch.setattr(valley, "RATES", (0.0231, 0.1))
+    monkeypatch.setattr(valley, "MOMENTA", (0.9,))
+    monkeypatch.setattr(
+        valley, "OPTIMIZERS", {name: valley.OPTIMIZERS[name] for name in ("momentum", "delta momentum")}
+    )
+    valley.main(["--output", str(tmp_path / "valley.png")])
+    rows = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert 100 < int(rows["momentum"][1]) < 200
+    assert (tmp_path / "valley.png").stat().st_size > 10_000
+
+
+def test_a_comparison_of_optimizers_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
+    optimizers = script("optimizers")
+    monkeypatch.setattr(optimizers, "OPTIMIZERS", {"SGD": (lambda rate: optax.sgd(rate), (0.1, 0.3))})
+    for new in (4, 0):
+        optimizers.main(["text", "--steps", "10", "--output", str(tmp_path)])
+        text = capsys.readouterr().out
+        assert text.count("validation loss ") - text.count("validation loss  ") == new + 1
+    (line,) = (line for line in text.splitlines() if line.startswith("SGD"))
+    assert float(line.split("  ")[-1]) > 0 and "0.3 (at the edge)" in line

@@ -34,19 +34,19 @@ from nested_jax.models import AttentionConfig, LanguageModel, ModelConfig
 from nested_jax.run.text_table import text_table
 from nested_jax.train.optimizer import path_name
 
-Build = Callable[[jax.typing.ArrayLike], optax.GradientTransformation]
+Build = Callable[[jax.Array], optax.GradientTransformation]
 SEEDS, CURVE_POINTS = (0, 1, 2), 50
 ADAM_RATE = 3e-3
 
 
-def deep(learning_rate: jax.typing.ArrayLike) -> rules.Rule:
+def deep(learning_rate: jax.Array) -> rules.Rule:
     """A momentum that is an MLP over the rows of a gradient, with a plain momentum behind it."""
     inner = rules.gated_gradient_descent(0.02, 0.01)
     memory = nj.Memory(nj.networks.MLP(expansion=1), rule=inner, chunk_size=4096, step_per="chunk", read="start")
     return rules.chain(rules.deep_momentum(memory), rules.average(0.9), rules.scale_by_learning_rate(learning_rate))
 
 
-def delta(learning_rate: jax.typing.ArrayLike) -> rules.Rule:
+def delta(learning_rate: jax.Array) -> rules.Rule:
     """Delta momentum of gradients of norm 1, so that what it erases does not depend on their size."""
     normalised = optax.stateless(lambda updates, _: jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-12), updates))
     return rules.chain(normalised, rules.delta_momentum(1.0, 0.9), optax.scale(learning_rate))
@@ -55,7 +55,7 @@ def delta(learning_rate: jax.typing.ArrayLike) -> rules.Rule:
 def matrices(build: Build) -> Build:
     """A rule for the blocks' matrices, Adam for the rest."""
 
-    def both(learning_rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
+    def both(learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.partition({"block": build(learning_rate), "rest": optax.adam(ADAM_RATE, 0.9, 0.95)}, labels)
 
     return both
@@ -135,9 +135,10 @@ def digits(steps: int) -> Task:
     """scikit-learn's 1,797 digits, a quarter held out."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    order = np.random.default_rng(0).permutation(len(found.target))
-    images, targets = np.float32(found.images[order] / 16), found.target[order]
+    pixels, numbers = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(numbers))
+    images = np.asarray(pixels[order] / 16, np.float32).reshape(-1, 8, 8)
+    targets = np.asarray(numbers)[order]
     cut = len(order) // 4
     model = ViT()
 
@@ -149,7 +150,7 @@ def digits(steps: int) -> Task:
 
     def loss(params: Any, batch: Any) -> jax.Array:
         logits = model.apply({"params": params}, batch[0])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), batch[1]).mean()
 
     return Task(
         lambda key: model.init(key, images[:1])["params"],
@@ -198,7 +199,7 @@ class Trainer:
         self.task = task
         schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, task.steps // 10, task.steps, 0.1)
 
-        def rule(rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
+        def rule(rate: jax.Array) -> optax.GradientTransformation:
             return optax.chain(optax.clip_by_global_norm(1.0), build(rate), optax.scale_by_schedule(schedule))
 
         @jax.jit
@@ -207,12 +208,12 @@ class Trainer:
             updates, state = rule(rate).update(gradient, state, params)
             return optax.apply_updates(params, updates), state, loss
 
-        self.init, self.step, self.held_out = rule(0.0).init, step, jax.jit(task.loss)
+        self.init, self.step, self.held_out = rule(jnp.float32(0)).init, step, jax.jit(task.loss)
 
     def train(self, rate: float, seed: int) -> dict[str, Any]:
         """One run: the training curve, the validation loss at the end and the seconds of a step."""
         params = self.task.init(jax.random.key(seed))
-        state, losses, batches = self.init(params), [], self.task.batches(seed)
+        state, losses, batches, begin = self.init(params), [], self.task.batches(seed), 0.0
         for number in range(self.task.steps):
             params, state, loss = self.step(params, state, next(batches), jnp.float32(rate))
             losses.append(loss)

@@ -66,7 +66,7 @@ def path(rule: optax.GradientTransformation, steps: int = STEPS) -> jax.Array:
 
 def arrival(points: np.ndarray) -> int | None:
     """Steps after which psi stays below the goal; None if it does not."""
-    above = ~(np.asarray(jax.vmap(valley)(points)) < GOAL)
+    above = ~(np.asarray(jax.vmap(valley)(jnp.asarray(points))) < GOAL)
     return None if above[-1] else int(np.flatnonzero(above)[-1]) + 1
 
 
