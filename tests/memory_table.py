@@ -81,6 +81,15 @@ def titans_cases(chunks: tuple[int, ...]) -> list[Case]:
     return found
 
 
+def quick_cases() -> list[Case]:
+    """One case for every rule, without those made of the parts of others; few with a step per chunk."""
+    alike = ("accumulate", "hebbian_momentum", "preconditioned_momentum", "yaad", "optax.ema", "omega")
+    found = [c for c in rule_cases(1) if not c.name.startswith(alike)]
+    per_chunk = ("retention", "atlas")
+    found = [c for c in found if c.memory.step_per == "token" or c.name.startswith(per_chunk)]
+    return found + titans_cases((7,)) + titans_cases((64,))[:1]
+
+
 def online_cases() -> list[Case]:
     """Exact online gradients on a linear network: both orders of decay, all reads, with and without resets."""
     named = [("titans", nj.rules.titans()), ("gated delta rule", nj.rules.gated_gradient_descent())]

@@ -126,6 +126,7 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="nested-jax bench scan", description=__doc__.split("\n")[0])
     for name, default in (("batch", 2), ("heads", 4), ("tokens", 2048), ("dim", 64), ("chunk", 64), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    parser.add_argument("--memory", choices=("linear", "MLP", "both"), default="both", help="which networks (both)")
     parser.add_argument("--peers", action="store_true", help="time titans-pytorch beside our layer of the same sizes")
     return parser.parse_args(arguments)
 
@@ -145,6 +146,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         return
     size = f"B{options.batch} H{options.heads} T{options.tokens} d{options.dim} C{options.chunk} f32"
     networks = {"linear": nj.networks.Linear(), "MLP": nj.networks.MLP(depth=2, expansion=2)}
+    networks = {name: network for name, network in networks.items() if options.memory in (name, "both")}
     found = [row for title, network in networks.items() for row in rows(title, measure(network, options))]
     print(f"{size}, titans(), medians of {options.rounds} interleaved rounds\n")
     print(text_table(HEADINGS, found))

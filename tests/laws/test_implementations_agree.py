@@ -9,7 +9,7 @@ from memory_table import Case
 pytestmark = pytest.mark.usefixtures("x64")
 
 TOLERANCE = 1e-10
-CASES = table.rule_cases(1) + table.titans_cases((7, 64)) + table.online_cases()[:2]
+CASES = table.quick_cases() + table.online_cases()[:2]
 ALL_CASES = table.rule_cases(len(table.SETTINGS)) + table.titans_cases((1, 7, 16, 64)) + table.online_cases()
 
 
@@ -43,7 +43,7 @@ def claims(case: Case, implementation: str) -> bool:
     return True
 
 
-def agree(case: Case):
+def agree(case: Case, implementations: tuple[str, ...]):
     chosen = case.memory.plan(table.DIM).implementation
     claimed = [name for name in ("dual", "delta", "materialize") if claims(case, name)]
     assert ("delta" in claimed) == (chosen == "delta")
@@ -51,21 +51,24 @@ def agree(case: Case):
         assert not claimed
     else:
         assert chosen in ("scan", *claimed)
-    expected = everything(case, "scan") if claimed else None
-    for implementation in claimed:
+    run = [name for name in implementations if name in claimed]
+    expected = everything(case, "scan") if run else None
+    for implementation in run:
         assert_close(everything(case, implementation), expected, TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
 def test_implementations_agree(case: Case):
-    agree(case)
+    """All implementations for a third of the cases, the fast ones for the others."""
+    third = CASES.index(case) % 3 == 0 and case.memory.step_per == "token"
+    agree(case, ("dual", "delta", "materialize") if third else ("dual", "delta"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ALL_CASES, ids=[c.name for c in ALL_CASES])
 def test_implementations_agree_everywhere(case: Case):
     """Every rule in every setting: `pytest -m slow tests/laws`."""
-    agree(case)
+    agree(case, ("dual", "delta", "materialize"))
 
 
 def test_the_cases_cover_every_setting_network_and_read():

@@ -30,7 +30,10 @@ CASES = (
         {"chunk_size": 1, "retain_first": True, "tokens": 5},
     ),
 )
-every_case = pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+every_case = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule")), id=c.name) for c in CASES],
+)
 
 
 def run(case: Case):

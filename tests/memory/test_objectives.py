@@ -55,7 +55,7 @@ def test_robust_is_the_worst_shift_of_equation_17(x64):
     assert jnp.isfinite(slope(nj.objectives.robust(0.5), 0 * error)).all()
 
 
-@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("window", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_gate_of_the_objective_belongs_to_its_token(window, x64):
     """Also in a window, where a past token keeps its own."""
     memory = nj.Memory(

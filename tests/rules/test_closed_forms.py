@@ -287,7 +287,7 @@ def test_moneta_with_p_and_q_of_two_is_l2(x64):
         (rules.moneta(0.1, 0.05, q=2), nj.objectives.lp(2)),
         (rules.gated_gradient_descent(0.1, 0.05), nj.objectives.l2),
     ):
-        memory = nj.Memory(nj.networks.MLP(), objective, rule, chunk_size=4)
+        memory = nj.Memory(nj.networks.Linear(), objective, rule, chunk_size=4)
         state = memory.start(jax.tree.map(jnp.float64, memory.init(jax.random.key(0), 3)))
         found.append(memory.scan(state, keys, values, keys)[0])
     close(*found)
@@ -297,7 +297,7 @@ def test_yaad_without_a_bound_is_l2(x64):
     keys, values = (jnp.stack(stream(9, (3,), seed)) for seed in (0, 1))
     found = []
     for objective in (nj.objectives.huber(1e9), nj.objectives.l2, nj.objectives.huber(0.1)):
-        memory = nj.Memory(nj.networks.MLP(), objective, rules.yaad(0.1, 0.05), chunk_size=4)
+        memory = nj.Memory(nj.networks.Linear(), objective, rules.yaad(0.1, 0.05), chunk_size=4)
         state = memory.start(jax.tree.map(jnp.float64, memory.init(jax.random.key(0), 3)))
         found.append(memory.scan(state, keys, values, keys)[0])
     close(found[0], found[1])
