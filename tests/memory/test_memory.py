@@ -206,7 +206,8 @@ def test_a_memory_over_polynomial_features_holds_more_pairs_than_dimensions():
         k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
         memory = nj.Memory(network=LINEAR, rule=nj.rules.gradient_descent(1.0), chunk_size=1)
         state = memory.start(memory.init(jax.random.key(0), (k.shape[-1], 2)))
+        scan = jax.jit(memory.scan)
         for _ in range(30):
-            _, state = memory.scan(state, k, jnp.asarray(values, jnp.float32), k)
+            _, state = scan(state, k, jnp.asarray(values, jnp.float32), k)
         errors.append(float(jnp.mean(jnp.square(k @ state.weights["w"] - values))))
     assert errors[1] < 0.05 * errors[0]

@@ -67,7 +67,7 @@ def test_the_gradient_reaches_every_parameter(name):
         assert jnp.any(gradient != 0), path
 
 
-@pytest.mark.parametrize("name", ["memory", "memory in bfloat16 with remat"])
+@pytest.mark.parametrize("name", [pytest.param("memory", marks=pytest.mark.slow), "memory in bfloat16 with remat"])
 def test_the_loss_falls(name):
     params, value_and_grad = built(name)
     optimizer, losses = optax.adamw(1e-2), []
