@@ -87,7 +87,7 @@ def quick_cases() -> list[Case]:
     found = [c for c in rule_cases(1) if not c.name.startswith(alike)]
     per_chunk = ("retention", "atlas")
     found = [c for c in found if c.memory.step_per == "token" or c.name.startswith(per_chunk)]
-    return found + titans_cases((7,))[:3] + titans_cases((64,))[3:]
+    return found + titans_cases((7,))[:3]
 
 
 def online_cases() -> list[Case]:

@@ -59,9 +59,9 @@ def agree(case: Case, implementations: tuple[str, ...]):
 
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
 def test_implementations_agree(case: Case):
-    """All implementations for a quarter of the cases, the fast ones for the others."""
-    quarter = CASES.index(case) % 4 == 0 and case.memory.step_per == "token"
-    agree(case, ("dual", "delta", "materialize") if quarter else ("dual", "delta"))
+    """All implementations for an eighth of the cases, the fast ones for the others."""
+    eighth = CASES.index(case) % 8 == 0 and case.memory.step_per == "token"
+    agree(case, ("dual", "delta", "materialize") if eighth else ("dual", "delta"))
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_the_cases_cover_every_setting_network_and_read():
     assert {c.memory.read for c in CASES} == {"after", "before", "start"}
     assert {c.memory.step_per for c in CASES} == {"token", "chunk"}
     assert {c.memory.window for c in CASES} == {1, 2, 3}
-    assert {c.memory.chunk_size for c in CASES} >= {1, 3, 7, 16, 64}
+    assert {c.memory.chunk_size for c in CASES} >= {1, 3, 7, 16}
     assert any(c.memory.retain_first for c in CASES)
     assert {c.reset for c in CASES} == {False, True}
     assert {c.memory.plan(table.DIM).implementation for c in CASES} == {"scan", "dual", "delta"}
