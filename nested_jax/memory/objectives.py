@@ -103,23 +103,34 @@ KINDS = ("coordinate", "norm", "mixture")
 
 
 @dataclasses.dataclass(frozen=True)
-class Huber:
-    """See `huber`."""
+class _Bounded:
+    """An objective with one gate, `delta`."""
 
     delta: float | None
-    kind: str
 
     @property
     def gates(self) -> dict[str, float | None]:
         """The gate `delta` with its constant or None."""
         return {"delta": self.delta}
 
+    def _bound(self, given: jax.typing.ArrayLike | None) -> jax.typing.ArrayLike:
+        delta = self.delta if given is None else given
+        if delta is None:
+            name = type(self).__name__.lower()
+            raise ValueError(f"{name}: the gate 'delta' has no value; give a constant or a value at every token")
+        return delta
+
+
+@dataclasses.dataclass(frozen=True)
+class Huber(_Bounded):
+    """See `huber`."""
+
+    kind: str
+
     def __call__(
         self, prediction: jax.Array, target: jax.Array, delta: jax.typing.ArrayLike | None = None
     ) -> jax.Array:
-        delta = self.delta if delta is None else delta
-        if delta is None:
-            raise ValueError("huber: the gate 'delta' has no value; give a constant or a value at every token")
+        delta = self._bound(delta)
         error = prediction - target
         if self.kind == "norm":
             size = _norm(error)
@@ -168,22 +179,13 @@ def huber(delta: float | None = None, kind: str = "mixture") -> Huber:
 
 
 @dataclasses.dataclass(frozen=True)
-class Robust:
+class Robust(_Bounded):
     """See `robust`."""
-
-    delta: float | None
-
-    @property
-    def gates(self) -> dict[str, float | None]:
-        """The gate `delta` with its constant or None."""
-        return {"delta": self.delta}
 
     def __call__(
         self, prediction: jax.Array, target: jax.Array, delta: jax.typing.ArrayLike | None = None
     ) -> jax.Array:
-        delta = self.delta if delta is None else delta
-        if delta is None:
-            raise ValueError("robust: the gate 'delta' has no value; give a constant or a value at every token")
+        delta = self._bound(delta)
         error = prediction - target
         bound = jnp.broadcast_to(delta, error.shape)[..., 0] if jnp.ndim(delta) else delta
         return 0.5 * jnp.sum(jnp.square(error), axis=-1) + bound * _norm(error)
@@ -237,6 +239,11 @@ class Packed:
     """An objective whose gates ride behind the values, [T, D_v · (1 + gates)], so that a window keeps both."""
 
     objective: Callable[..., jax.Array]
+
+    @property
+    def gates(self) -> dict[str, float | None]:
+        """Those of the objective."""
+        return gates(self.objective)
 
     def __call__(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         names = list(gates(self.objective))

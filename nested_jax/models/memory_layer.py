@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import MemoryState
+from nested_jax.memory import MemoryState, objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
@@ -175,12 +175,13 @@ class MemoryLayer(nn.Module):
     def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
         del queries
         memory = self.config.memory
+        targets = objectives.pack(memory.objective, values, scanned_gates)
         for name, gate in gates.items():
             self._record(name, jnp.mean(gate))
         for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
             reader = dataclasses.replace(memory, read=read)
             found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
-            losses = jax.vmap(memory.objective)(found, values)
+            losses = jax.vmap(objectives.Packed(memory.objective))(found, targets)
             self._record(name, jnp.sum(losses) / math.prod(keys.shape[:2]))
 
     def _record(self, name: str, value: jax.Array) -> None:

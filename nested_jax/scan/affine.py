@@ -58,6 +58,8 @@ def read(spec: Specification, weights) -> tuple[Affine | None, str]:
     Returns:
       The `Affine` and "", or None and why there is none. The analysis is sound: what is called affine is affine.
     """
+    if getattr(spec.objective, "gates", None):
+        return None, "its objective reads gates of its own"
     if len(weights) != 1 or next(iter(weights.values())).ndim != 2:
         return None, "its network has other weights than one matrix"
     ((name, matrix),) = weights.items()

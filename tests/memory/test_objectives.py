@@ -88,6 +88,33 @@ def test_a_gate_of_the_objective_belongs_to_its_token(window, x64):
     assert jax.tree.structure(state) == jax.tree.structure(after)
 
 
+def test_an_online_linear_memory_with_such_an_objective_is_scanned(x64):
+    """Its error is not affine; asking why does not need a value of the gate."""
+    memory = nj.Memory(
+        nj.networks.Linear(), nj.objectives.huber(kind="norm"), nj.rules.gradient_descent(), chunk_size=1
+    )
+    assert memory.plan(4).implementation == "scan"
+    assert "its objective reads gates" in memory.plan(4).reason
+    data, weights = table.data(memory, 5), table.weights(memory)
+    deltas = jnp.linspace(0.1, 1.0, 5)
+    y, _ = memory.scan(memory.start(weights), *data[:3], {**data.gates, "delta": deltas})
+    state = memory.start(weights)
+    for t in range(5):
+        gates = {"learning_rate": data.gates["learning_rate"][t], "delta": deltas[t]}
+        answer, state = memory.step(state, data.keys[t], data.values[t], data.queries[t], gates)
+        close(answer, y[t])
+
+
+def test_a_layer_records_the_loss_of_such_an_objective():
+    memory = nj.Memory(nj.networks.Linear(), nj.objectives.huber(), nj.rules.yaad(), chunk_size=4)
+    layer = nj.models.memory_layer.MemoryLayer(nj.models.MemoryConfig(memory=memory, heads=2, conv=0), 8)
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8))
+    params = {"params": layer.init(jax.random.key(1), x)["params"]}
+    _, found = layer.apply(params, x, mutable=["diagnostics"])
+    assert jnp.isfinite(found["diagnostics"]["inner_loss"]).all()
+    assert float(found["diagnostics"]["delta"]) == pytest.approx(0.5)
+
+
 def test_gates_of_objectives_are_checked():
     memory = nj.Memory(nj.networks.Linear(), nj.objectives.huber(), nj.rules.gradient_descent(0.1), chunk_size=2)
     state, x = memory.start(memory.init(jax.random.key(0), 4)), jnp.ones((2, 4))
