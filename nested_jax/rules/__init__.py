@@ -4,7 +4,7 @@ from nested_jax.rules._adaptive import AverageState, DivideByRootState, accumula
 from nested_jax.rules._compose import EveryState, add, chain, every
 from nested_jax.rules._deep import DeepMomentumState, deep_momentum, unit_rows
 from nested_jax.rules._delta_descent import delta_gradient_descent
-from nested_jax.rules._gates import gates, read_gate, scale
+from nested_jax.rules._gates import gates, read_gate, reads_inputs, scale
 from nested_jax.rules._mirror import (
     Map,
     MirrorState,
@@ -62,6 +62,7 @@ __all__ = [
     "proximal",
     "q_norm_map",
     "read_gate",
+    "reads_inputs",
     "retention",
     "scale",
     "scale_by_learning_rate",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nested_jax.rules._gates import check_constant, fit, read_gate, widen
+from nested_jax.rules._gates import check_constant, fit, read_gate, read_inputs, widen
 from nested_jax.rules._parts import is_none
 from nested_jax.rules._rule import Rule, call_text
 
@@ -23,19 +23,22 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
     off the gradient: for a gradient of rank one :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose
     norm is then taken to be 1.
 
-    Over a batch of N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are means, as the gradient of a mean loss is
-    (our choice where the paper is silent; the step is bounded for any inputs). A gradient of higher rank without inputs
-    takes out less: :math:`g g^\top/\lVert g\rVert_F^2` has trace 1.
+    Over N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are sums with the weights that the losses have in `g`, means
+    for the gradient of a mean loss (our choice where the paper is silent; the step is bounded for any inputs). A
+    gradient of higher rank without inputs takes out less: :math:`g g^\top/\lVert g\rVert_F^2` has trace 1.
+
+    An `nj.Memory` gives its rule every layer's own inputs, with `step_per="chunk"` excepted, where the rule has to read
+    them off the chunk's gradient.
 
     Args:
       learning_rate: θ, at least 0; None if it is given at every step.
       gate: the keyword of `update` that overrides the constant.
 
     Returns:
-      A stateless rule that needs `params` and reads one gate, a scalar. Its `update` takes an optional keyword
+      A stateless rule that needs `params` and reads one gate, a scalar. Its `update` takes two optional keywords:
       `inputs`, a tree like the weights with each layer's input [d_in] or inputs [N, d_in], or None where it is to be
-      read off the gradient. Leading axes [..., d_in, d_out] of weights are batch; a vector [d_out] is the weight of a
-      constant input 1 (a bias).
+      read off the gradient; and `importance` [N], the weight of each input, 1 / N unless given. Leading axes [...,
+      d_in, d_out] of weights are batch; a vector [d_out] is the weight of a constant input 1 (a bias).
 
     Raises:
       ValueError: if `learning_rate` is a number below 0; at `update`, if `params` is missing, the gate has no value, or
@@ -57,7 +60,8 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
     """
     check_constant("learning_rate", learning_rate)
 
-    def update(updates, state, params=None, inputs=None, **extra):
+    def update(updates, state, params=None, inputs=None, importance=None, **extra):
+        inputs = read_inputs(inputs)
         theta = read_gate(extra, gate, learning_rate)
         if params is None:
             raise ValueError(
@@ -65,19 +69,20 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
                 "got params=None."
             )
 
-        def step(gradient, weight, x=None):
+        given = {} if inputs is None else dict(jax.tree_util.tree_leaves_with_path(inputs))
+
+        def step(path, gradient, weight):
             if gradient is None:
                 return None
-            g, w = widen(gradient), widen(weight)
-            if g.ndim < 2:
+            x, g, w = given.get(path), widen(gradient), widen(weight)
+            if g.ndim < 2 and x is None:
                 g, w = g.reshape(1, -1), w.reshape(1, -1)
+            taken, square = _answer(g, w) if x is None else _answer_to(x, importance, w)
             rate = fit(theta, g)
-            taken, square = _answer(g, w) if x is None else _answer_to(x, w)
             rate = rate / (1 + rate * square)
             return (-rate * (taken + g)).reshape(jnp.shape(gradient)).astype(jnp.result_type(gradient))
 
-        trees = (updates, params) if inputs is None else (updates, params, inputs)
-        return jax.tree.map(step, *trees, is_leaf=is_none), state
+        return jax.tree_util.tree_map_with_path(step, updates, params, is_leaf=is_none), state
 
     def init(params):
         del params
@@ -95,12 +100,16 @@ def _answer(gradient: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Arra
     return jnp.where(positive, taken / jnp.where(positive, squares, 1.0), 0.0), jnp.where(positive, 1.0, 0.0)
 
 
-def _answer_to(inputs: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """mean of x^T x W and of ‖x‖² over the inputs [d_in] or [N, d_in]."""
-    x = jnp.atleast_2d(widen(inputs))
-    if x.ndim != 2 or x.shape[-1] != weight.shape[-2]:
+def _answer_to(
+    inputs: jax.Array, importance: jax.typing.ArrayLike | None, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The sums of x^T x W and of ‖x‖² over the inputs [d_in] or [N, d_in], each times its importance."""
+    x, dim = jnp.atleast_2d(widen(inputs)), weight.shape[-2] if weight.ndim > 1 else 1
+    if x.ndim != 2 or x.shape[-1] != dim:
         raise ValueError(
-            f"inputs must be [d_in] or [N, d_in] with d_in = {weight.shape[-2]} for a weight of shape {weight.shape}, "
+            f"inputs must be [d_in] or [N, d_in] with d_in = {dim} for a weight of shape {weight.shape}, "
             f"got shape {jnp.shape(inputs)}."
         )
-    return x.T @ (x @ weight) / x.shape[0], jnp.mean(jnp.sum(x * x, axis=-1))
+    share = jnp.full(len(x), 1 / len(x), x.dtype) if importance is None else jnp.asarray(importance, x.dtype)
+    square = jnp.sum(share * jnp.sum(x * x, axis=-1))
+    return (square * weight if weight.ndim < 2 else x.T @ (share[:, None] * (x @ weight))), square

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+_INPUTS = "inputs"
 _record: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("gates", default=None)
 
 
@@ -67,6 +68,29 @@ def read_gate(extra: Mapping[str, Any], name: str | None, constant: jax.typing.A
     return gate
 
 
+def read_inputs(inputs: Any) -> Any:
+    """Marks a rule as one that reads the keyword `inputs`, each layer's own input; returns `inputs`."""
+    record = _record.get()
+    if record is not None:
+        record[_INPUTS] = None
+    return inputs
+
+
+def reads_inputs(rule: optax.GradientTransformation, params: optax.Params | None = None) -> bool:
+    """Whether a rule reads the keyword `inputs`, a tree like the weights with each layer's own input.
+
+    Args:
+      rule: any optax transformation.
+      params: as for `gates`.
+
+    Example:
+      >>> from nested_jax import rules
+      >>> reads_inputs(rules.hope()), reads_inputs(rules.titans())
+      (True, False)
+    """
+    return _INPUTS in _trace(rule, params)
+
+
 def gates(rule: optax.GradientTransformation, params: optax.Params | None = None) -> dict[str, Any]:
     """The gates that a rule reads, in the order it reads them.
 
@@ -94,6 +118,11 @@ def gates(rule: optax.GradientTransformation, params: optax.Params | None = None
       >>> gates(optax.adam(1e-3))
       {}
     """
+    return {name: constant for name, constant in _trace(rule, params).items() if name != _INPUTS}
+
+
+def _trace(rule: optax.GradientTransformation, params: optax.Params | None) -> dict[str, Any]:
+    """What the rule reads when its `init` and `update` are traced."""
     if params is None:
         params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32), "b": jax.ShapeDtypeStruct((3,), jnp.float32)}
     if not isinstance(rule, optax.GradientTransformation):

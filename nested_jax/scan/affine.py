@@ -84,7 +84,10 @@ def read(spec: Specification, weights) -> tuple[Affine | None, str]:
     if not isinstance(found, linearity.Linear):
         reason = f"`{found.reason}` is in it" if isinstance(found, linearity.Opaque) else "it adds a constant"
         return None, f"its objective's gradient is not linear in prediction and value: {reason}"
-    return Affine(name, found.terms.get(0, np.zeros((), dtype))), ""
+    slope = found.terms.get(0, np.zeros((), dtype))
+    if np.ndim(slope):
+        return None, "its objective's gradient has a slope of its own for every feature"
+    return Affine(name, slope), ""
 
 
 def is_zero(slope) -> bool:

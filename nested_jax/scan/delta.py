@@ -14,6 +14,10 @@ so all errors of a block follow from one triangular system, and everything else 
 Only the two products with Z go from block to block. It holds for every elementwise-linear rule, with as many states as
 it has: with gradient descent it is the delta rule, with `titans()` its momentum is in the mask. Masks are products of
 the rule's own coefficients, never ratios, so a gate that clears the memory is exact.
+
+Delta gradient descent (Nested Learning 57) adds `x_t^T x_t W_{t-1}` to every gradient, x being a layer's own input: one
+more in the slope s. On a deep memory the rest of a gradient is taken at the weights of a chunk's start, where inputs
+and errors are recorded; what the rule finds in the weights is not, and the same system per layer and chunk solves it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.scan import affine, response, stages
+from nested_jax.scan.operations import Factors
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
 from nested_jax.scan.stages import Layout, Prepared, Z
@@ -192,14 +197,19 @@ def scan(
     Returns:
       The state after the last token and y [T, D_v].
     """
-    keys, values, queries, _ = inputs
+    keys, values, queries, gates = inputs
     found, _ = affine.read(spec, carry.weights)
     assert found is not None
     (stage,), (layout,), (ready,) = plan.stages, layouts, prepared
-    system: System = jax.tree.map(lambda x: x[:, 0], ready.systems[0])
-    slopes = None
-    if not affine.is_zero(found.slope):
-        slopes = found.slope * (system.A[:, 0, 0] if spec.retain_first else jnp.ones_like(system.A[:, 0, 0]))
+    ready = ready._replace(
+        clocks=[x[:, 0] for x in ready.clocks], systems=jax.tree.map(lambda x: x[:, 0], ready.systems)
+    )
+    if plan.erases:
+        ready, layout = stages.with_inputs(plan, carry, gates, {found.name: keys}, ready)
+    system: System = ready.systems[0]
+    slopes, ones = None, jnp.ones_like(system.A[:, 0, 0])
+    if plan.erases or not affine.is_zero(found.slope):
+        slopes = found.slope * (system.A[:, 0, 0] if spec.retain_first else ones) + (ones if plan.erases else 0)
     offsets = affine.error(spec, jnp.zeros_like(values), keys, values)
 
     def z(carry: Carry) -> Z:
@@ -221,3 +231,41 @@ def scan(
     weights, states = stages.scatter(carry.weights, state, layout, {found.name: end}, clocks)
     y = spec.network(affine.Output(y), queries)
     return Carry(weights, stage.replace(carry.rule_state, states), None), y
+
+
+def erased(
+    plan: Plan, carry: Carry, gates: Mapping[str, jax.Array], factors: Factors, ready: Prepared
+) -> tuple[Factors, Prepared, Layout]:
+    """A chunk's gradients with what delta gradient descent adds to them, in factors again.
+
+    The naive code, for one layer with inputs x and errors e, W its weights before each token:
+
+        for t in range(C):
+            e[t] += x[t] @ W
+            z = [sum(A[t, i, j] * z[j] for j in range(n)) + B[t, i] * outer(x[t], e[t]) for i in range(n)]
+            W = z[0]
+
+    Args:
+      plan: the plan of a rule that erases.
+      carry: the state before the chunk.
+      gates: name -> [C].
+      factors: inputs and errors at the chunk's start.
+      ready: the clocks of the plan's one stage.
+
+    Returns:
+      The factors with the errors solved, and the stage with its systems and responses and its layout.
+    """
+    ready, layout = stages.with_inputs(plan, carry, gates, factors.inputs, ready)
+    (ready,) = stages.roll([ready])
+    _, state = stages.stage_view(plan, 0, carry.weights, carry.rule_state)
+    z = stages.gather(carry.weights, state, layout)
+    rolled = stages.by_leaf(layout, carry.weights, ready.responses)
+
+    def solve(name: str, errors: jax.Array) -> jax.Array:
+        if name not in factors.inputs:
+            return errors
+        x, before = factors.inputs[name], response.shift(rolled[name])
+        found = errors + _answers(before.P, x, z[name])
+        return _dot(unit_lower_inverse(-before.K * _dot(x, x.mT)), found)
+
+    return factors._replace(errors={name: solve(name, e) for name, e in factors.errors.items()}), ready, layout

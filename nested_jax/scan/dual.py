@@ -3,16 +3,16 @@
 Three passes over a chunk: *write* records every token's gradient in factors at the chunk's start weights; *read* sends
 each query through the weights of its own token without forming them; *end* mixes the factors into the weights and the
 rule's state after the chunk. Rules with a map that is not linear between linear ones (Atlas: momentum, Newton-Schulz,
-decay) go stage by stage over formed updates. The naive code is `token.chunk`.
+decay) go stage by stage over formed updates. For delta gradient descent the recorded errors are first solved for what
+each token finds in the weights (see `delta`). The naive code is `token.chunk`.
 """
 
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
-from nested_jax.scan import response, stages
-from nested_jax.scan.operations import Mixed, PerToken, Plain, combine, record
+from nested_jax.scan import delta, response, stages
+from nested_jax.scan.operations import Mixed, PerToken, Plain, combine, mix, record
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
 from nested_jax.scan.stages import Factored, Last, Layout, Prepared, Updates, Z
@@ -22,14 +22,14 @@ from nested_jax.scan.structure import System
 
 def after_chunk(z: Z, rolled: Response, name: str, updates: Updates) -> Z:
     """z after the chunk: `Pe z + sum_t Ke[:, t] u_t`."""
-    written = [updates.mix(name, row) for row in rolled.Ke]
-    return [sum((row[j] * part for j, part in enumerate(z)), new) for row, new in zip(rolled.Pe, written, strict=True)]
+    written = [updates.mix(name, rolled.Ke[..., i, :]) for i in range(len(z))]
+    return [sum((rolled.Pe[..., i, j] * part for j, part in enumerate(z)), new) for i, new in enumerate(written)]
 
 
 def by_response(z: Z, system: System, rolled: Response | None, name: str, updates: Updates) -> tuple[jax.Array, Z]:
     """A linear stage over formed updates, by its impulse response: outputs [C, ...leaf] and z after the chunk."""
     assert rolled is not None
-    outputs = combine(rolled.P, z) + jnp.tensordot(rolled.K, updates.formed()[name], axes=1)
+    outputs = combine(rolled.P, z) + mix(rolled.K, updates.formed()[name])
     return outputs, after_chunk(z, rolled, name, updates)
 
 
@@ -44,8 +44,11 @@ def chunk(
     """One chunk: the state after it (its window is the caller's) and y [C, D_v]."""
     weights = carry.weights
     keep = stages.retained(spec, layouts, weights, prepared)
-    keep = None if keep is None else {name: scale[:, None] for name, scale in keep.items()}
     factors = record(spec.network, spec.objective, weights, tokens.keys, tokens.values, tokens.live, keep)
+    if plan.erases:
+        factors, ready, layout = delta.erased(plan, carry, tokens.gates, factors, prepared[0])
+        prepared, layouts = [ready], [layout]
+    prepared = stages.roll(prepared)
 
     def finish(last: Last):
         after = {name: after_chunk(last.z[name], r, name, last.updates) for name, r in last.responses.items()}
@@ -59,7 +62,7 @@ def chunk(
                 seen = {name: r._replace(K=r.K @ tokens.band) for name, r in seen.items()}
             return Mixed(last.z, seen, factors.inputs, factors.errors), after
         formed = last.updates.formed()
-        rows = {name: combine(r.P, last.z[name]) + jnp.tensordot(r.K, formed[name], axes=1) for name, r in seen.items()}
+        rows = {name: combine(r.P, last.z[name]) + mix(r.K, formed[name]) for name, r in seen.items()}
         return PerToken(rows), after
 
     gradients = Factored(factors, tokens.band)

@@ -110,7 +110,7 @@ def _chunks(
             length,
             plan.implementation == "dual",
         )
-    if plan.implementation == "delta":
+    if plan.implementation == "delta" and length == 1:
         tokens = jax.tree.map(lambda x: x[:, 0], inputs)
         carry, y = delta.scan(spec, plan, layouts, prepared, carry, fresh, tokens, reset)
         return carry, y[:, None]
@@ -132,7 +132,7 @@ def _chunk(spec: Specification, plan: Plan, layouts, carry: Carry, tokens: Chunk
         return per_chunk.chunk(spec, plan.implementation, carry, tokens)
     if plan.implementation == "scan":
         return *token.chunk(spec, carry, tokens), None
-    run = dual.chunk if plan.implementation == "dual" else materialize.chunk
+    run = materialize.chunk if plan.implementation == "materialize" else dual.chunk
     return *run(spec, plan, layouts, carry, tokens, prepared), None
 
 

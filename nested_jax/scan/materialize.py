@@ -20,6 +20,11 @@ from nested_jax.scan.structure import System
 
 def trajectory(z: Z, system: System, updates: jax.Array) -> jax.Array:
     """z before the chunk and after each token, [C + 1, n, ...leaf]: an associative scan of `z -> A_t z + B_t g_t`."""
+    channels = system.A.shape[1:-2]
+    if channels:
+        axis = max(range(len(channels)), key=lambda i: channels[i])
+        each = System(*(x.reshape(len(x), -1, *x.shape[1 + len(channels) :]) for x in system))
+        return jax.vmap(trajectory, (axis, 1, 1 + axis), 2 + axis)(z, each, updates)
     pushed = jax.vmap(lambda b, g: jnp.tensordot(b, g, axes=0))(system.B, updates)
 
     def compose(first, second):
@@ -36,18 +41,21 @@ def by_scan(z: Z, system: System, rolled: Response | None, name: str, updates: U
     del rolled
     arrays = updates.formed()[name]
     path = trajectory(z, system, arrays)
-    outputs = jax.vmap(lambda c, d, z, g: jnp.tensordot(c, z, axes=1) + d * g)(system.C, system.D, path[:-1], arrays)
-    return outputs, list(path[-1])
+
+    def output(c, d, z, g):
+        return sum((c[..., j] * part for j, part in enumerate(z)), d * g)
+
+    return jax.vmap(output)(system.C, system.D, path[:-1], arrays), list(path[-1])
 
 
 def gradients(spec: Specification, weights, tokens: Chunk, keep=None) -> dict[str, jax.Array]:
-    """Every token's gradient, formed: name -> [C, ...leaf]; `keep` name -> [C] scales the weights it is taken at."""
+    """Every token's gradient, formed: name -> [C, ...leaf], at weights scaled by `keep`, see `stages.retained`."""
 
     def one(key, value, live, keep):
         at = weights if keep is None else {name: keep[name] * w for name, w in weights.items()}
         return token.gradient(spec, at, key[None], value[None], live[None])
 
-    each = jax.vmap(one)(tokens.keys, tokens.values, tokens.live, keep)
+    each = jax.vmap(one, (0, 0, 0, -1))(tokens.keys, tokens.values, tokens.live, keep)
     return each if tokens.band is None else jax.tree.map(lambda g: jnp.tensordot(tokens.band, g, axes=1), each)
 
 

@@ -80,7 +80,8 @@ class PerToken:
 class Recorded:
     """`Plain`, with a perturbation added to every output and every dense input written down.
 
-    `keep` scales each token's weights (the already decayed weights of `retain_first`): name -> [T, 1] or 1.
+    `keep` scales each token's weights (the already decayed weights of `retain_first`): name -> [T], or one number per
+    channel, [1, D, T] for a layer's outputs, [D, 1, T] for its inputs, [D, T] for a vector.
     """
 
     def __init__(self, weights: Weights, perturbations: Weights, keep: Mapping[str, jax.Array] | None = None):
@@ -91,14 +92,14 @@ class Recorded:
     def dense(self, name: str, x: jax.Array) -> jax.Array:
         self._once(name)
         self.inputs[name] = x
-        return self._scaled(name, x @ self.weights[name]) + self.perturbations[name]
+        w = self.weights[name]
+        return (x @ w if self.keep is None else _scaled_product(self.keep[name], x, w)) + self.perturbations[name]
 
     def vector(self, name: str) -> jax.Array:
         self._once(name)
-        return self._scaled(name, self.weights[name][None, :]) + self.perturbations[name]
-
-    def _scaled(self, name: str, x: jax.Array) -> jax.Array:
-        return x if self.keep is None else self.keep[name] * x
+        w = self.weights[name]
+        row = w[None, :] if self.keep is None else combine(self.keep[name][..., None], [w])
+        return row + self.perturbations[name]
 
     def _once(self, name: str) -> None:
         if name in self._used:
@@ -113,6 +114,9 @@ class Mixed:
 
         dense:  y_t = sum_j P[t, j] (x_t Z_j) + [(K * (X_q X^T)) Delta]_t         one masked attention per layer
         vector: w_t = sum_j P[t, j] Z_j + [K Delta]_t
+
+    Where gates have a value per channel, P and K have one matrix per channel of the outputs or the inputs (see
+    `Response`), and so has the attention.
 
     Args:
       start: name -> n arrays, the weight and the rule's state for it at the chunk's start.
@@ -130,17 +134,20 @@ class Mixed:
         self.start, self.responses, self.inputs, self.errors = start, responses, inputs, errors
 
     def dense(self, name: str, x: jax.Array) -> jax.Array:
-        response = self.responses[name]
-        scores = response.K * (x @ self.inputs[name].T)
-        y = scores @ self.errors[name]
+        P, K, inputs, errors = *self.responses[name][:2], self.inputs[name], self.errors[name]
+        if K.ndim == 2:
+            y = (K * (x @ inputs.T)) @ errors
+        elif K.shape[0] == 1:
+            y = jnp.einsum("dts,ts,sd->td", K[0], x @ inputs.T, errors)
+        else:
+            y = jnp.einsum("dts,td,sd->ts", K[:, 0], x, inputs) @ errors
         for j, part in enumerate(self.start[name]):
-            scale = response.P[:, j, None]
-            y += (scale * x) @ part if part.shape[0] <= part.shape[1] else scale * (x @ part)
+            y += _scaled_product(P[..., j], x, part)
         return y
 
     def vector(self, name: str) -> jax.Array:
         response = self.responses[name]
-        return combine(response.P, self.start[name]) + response.K @ self.errors[name]
+        return combine(response.P, self.start[name]) + mix(response.K, self.errors[name])
 
 
 class Factors(NamedTuple):
@@ -179,7 +186,7 @@ def record(
     Raises:
       ValueError: if the network does not use every weight exactly once.
     """
-    zeros = {name: jnp.zeros((keys.shape[0], w.shape[-1]), w.dtype) for name, w in weights.items()}
+    zeros = _zeros(weights, keys.shape[0])
 
     def loss(perturbations):
         operations = Recorded(weights, perturbations, keep)
@@ -192,17 +199,53 @@ def record(
     return Factors(inputs, errors)
 
 
+def _zeros(weights: Weights, tokens: int) -> dict[str, jax.Array]:
+    return {name: jnp.zeros((tokens, w.shape[-1]), w.dtype) for name, w in weights.items()}
+
+
+def layer_inputs(network: Network, weights: Weights, x: jax.Array) -> dict[str, jax.Array]:
+    """The input of every dense layer, name -> [T, D_in]; ones [T, 1] for vectors, the weights of a constant input."""
+    operations = Recorded(weights, _zeros(weights, len(x)))
+    network(operations, x)
+    return {name: operations.inputs.get(name, jnp.ones((len(x), 1), w.dtype)) for name, w in weights.items()}
+
+
+def mix(matrix: jax.Array, arrays: jax.Array) -> jax.Array:
+    """`sum_s matrix[r, s] arrays[s]`: [R, S] and [S, ...leaf] -> [R, ...leaf]; one matrix per channel, [1, D, R, S]."""
+    channels, shape = matrix.shape[:-2], matrix.shape[-2:]
+    if not channels:
+        return jnp.tensordot(matrix, arrays, axes=1)
+    axis = 1 + max(range(len(channels)), key=lambda i: channels[i])
+    each = jax.vmap(lambda m, a: jnp.tensordot(m, a, axes=1), (0, axis), axis)
+    return each(matrix.reshape(-1, *shape), arrays)
+
+
 def combine(rows: jax.Array, parts: Sequence[jax.Array]):
     """`sum_j rows[r, j] parts[j]`: [R, n] and n arrays of one shape -> [R, ...shape]; 0 where n is 0."""
-    return sum(rows[:, j].reshape(-1, *[1] * part.ndim) * part[None] for j, part in enumerate(parts))
+    scales = jnp.moveaxis(rows, -2, 0)
+    shape = scales.shape[1:-1]
+    return sum(
+        scales[..., j].reshape(len(scales), *(shape or [1] * part.ndim)) * part[None] for j, part in enumerate(parts)
+    )
 
 
-def mixed_gradient(factors: Factors, name: str, mix: jax.Array) -> jax.Array:
-    """`sum_s mix[s] G_s`: [S] -> [...leaf], without forming any G_s."""
+def _scaled_product(scale: jax.Array, x: jax.Array, w: jax.Array) -> jax.Array:
+    """`x @ w` with every token's weights scaled: [T], or one number per channel [1, D_out, T] or [D_in, 1, T]."""
+    if scale.ndim == 1:
+        scale = scale[:, None]
+        return (scale * x) @ w if w.shape[0] <= w.shape[1] else scale * (x @ w)
+    return scale[0].T * (x @ w) if scale.shape[0] == 1 else (scale[:, 0].T * x) @ w
+
+
+def mixed_gradient(factors: Factors, name: str, weights: jax.Array) -> jax.Array:
+    """`sum_s weights[s] G_s`: [S], or per channel [1, D_out, S], -> [...leaf], without forming any G_s."""
     errors = factors.errors[name]
     if name not in factors.inputs:
-        return mix @ errors
+        return mix(weights[..., None, :], errors)[0]
     inputs = factors.inputs[name]
-    if inputs.shape[1] <= errors.shape[1]:
-        return (mix[:, None] * inputs).T @ errors
-    return inputs.T @ (mix[:, None] * errors)
+    if weights.ndim == 1:
+        on_inputs, weights = inputs.shape[1] <= errors.shape[1], weights[:, None]
+    else:
+        on_inputs = weights.shape[0] > 1
+        weights = weights[:, 0].T if on_inputs else weights[0].T
+    return (weights * inputs).T @ errors if on_inputs else inputs.T @ (weights * errors)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 from nested_jax import rules
@@ -48,6 +49,7 @@ class Plan:
 
     Attributes:
       implementation: "scan", "dual", "delta" or "materialize".
+      erases: whether the rule takes out what a layer answers to its input (see `Structure`).
       stages: the rule's stages; the last is linear. Empty for "scan" and for `step_per="chunk"`.
       links: (name, `Structure`) of what was analysed, link by link where the rule shows its links.
       reason: why this implementation, in words.
@@ -57,6 +59,7 @@ class Plan:
     stages: tuple[Stage, ...]
     links: tuple[tuple[str, Structure], ...]
     reason: str
+    erases: bool = False
 
 
 def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> Plan:
@@ -74,30 +77,42 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     Raises:
       ValueError: if `spec.implementation` cannot run this rule; the message says why.
     """
-    wanted = spec.implementation
-    links, stages, obstacle = _analyse(spec.rule, weights, rule_state, gates)
+    wanted, wide = spec.implementation, [name for name, gate in gates.items() if gate.ndim > 0]
+    known = {**gates, **_inputs(spec, weights)}
+    links, stages, obstacle = _analyse(spec.rule, weights, rule_state, known)
+    erases = len(stages) == 1 and any(found.erases for _, found in links)
     if wanted == "scan":
         return Plan("scan", (), links, "token by token, as asked for")
-    online = _not_delta(spec, weights, stages)
+    online = _not_delta(spec, weights, stages, erases, wide)
     if wanted == "delta" and online:
-        raise ValueError(f"implementation='delta': expected exact online gradients of a linear memory, but {online}")
+        raise ValueError(f"implementation='delta': expected gradients that depend on the weights, but {online}")
     if spec.step_per == "chunk":
         reason = "the rule steps once per chunk: the chunk's gradient is one backward pass, then one step of the rule"
         return Plan("dual" if wanted == "auto" else wanted, (), links, reason)
-    wide = [name for name, gate in gates.items() if gate.ndim > 0]
-    if wide:
-        obstacle = f"gate {wide[0]!r} has a value per channel, and the response of a rule is computed for one per token"
-    if not obstacle and spec.retain_first and spec.window > 1:
+    if not obstacle and spec.retain_first and (spec.window > 1 or erases):
         obstacle = "with retain_first every token of a window has its own decayed weights"
+        if erases:
+            obstacle = "with retain_first a rule that takes out the weights' answer has two kinds of weights"
+    if not obstacle and erases and wide:
+        obstacle = f"gate {wide[0]!r} has a value per channel, and the rule takes out the weights' answer"
     if obstacle:
         if wanted != "auto":
             raise ValueError(
                 f"implementation={wanted!r}: expected a rule that can be run over a chunk at once, but {obstacle}"
             )
         return Plan("scan", (), links, f"token by token: {obstacle}")
-    if wanted == "delta" or (wanted == "auto" and spec.chunk_size == 1 and not online):
+    if not online and wanted in ("auto", "delta") and (erases or wanted == "delta" or spec.chunk_size == 1):
         reason = "gradients at the current weights, in blocks of tokens: response, and one triangular system per block"
-        return Plan("delta", stages, links, reason)
+        if spec.chunk_size > 1:
+            reason = (
+                "chunk by chunk: response, and one triangular system per layer for what it takes out of the weights"
+            )
+        return Plan("delta", stages, links, reason, erases)
+    if erases and wanted != "auto":
+        raise ValueError(
+            f"implementation={wanted!r}: expected a rule that does not take out of the weights what a layer answers to "
+            "its input; use 'delta'"
+        )
     if wanted == "auto" and spec.chunk_size == 1:
         reason = f"token by token: with chunk_size=1 every gradient is taken at the current weights, and {online}"
         return Plan("scan", (), links, reason)
@@ -108,8 +123,21 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     return Plan("dual" if wanted == "auto" else wanted, stages, links, f"chunk by chunk: {steps}, {how}")
 
 
-def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...]) -> str:
+def _inputs(spec: Specification, weights) -> dict[str, Any]:
+    """The shapes of every layer's input at one token, for a rule that reads them."""
+    if spec.step_per == "chunk" or not rules.reads_inputs(spec.rule, weights):
+        return {}
+
+    def shape(weight):
+        return jax.ShapeDtypeStruct((spec.window, weight.shape[0] if weight.ndim > 1 else 1), weight.dtype)
+
+    return {"inputs": {name: shape(weight) for name, weight in weights.items()}}
+
+
+def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...], erases: bool, wide: list[str]) -> str:
     """Why the delta form cannot run a memory whose rule has these stages, or ''."""
+    if erases and spec.chunk_size > 1 and spec.step_per == "token":
+        return ""
     if spec.chunk_size > 1 or spec.step_per == "chunk":
         steps = ", one step per chunk" if spec.step_per == "chunk" else ""
         return f"with chunk_size={spec.chunk_size}{steps} they are taken at the weights of a chunk's start"
@@ -117,6 +145,8 @@ def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...]) -> str:
         return f"with window={spec.window} a token's gradient is that of several tokens"
     if len(stages) > 1:
         return "the rule has a map that is not linear"
+    if wide:
+        return f"gate {wide[0]!r} has a value per channel"
     return affine.read(spec, weights)[1]
 
 
@@ -144,6 +174,9 @@ def _analyse(rule, weights, rule_state, gates):
             stages.append(Stage(found.kind, ((path, link),)))
     if stages[-1].kind == "timewise":
         stages.append(Stage("linear", ()))
+    for name, found in described:
+        if found.erases:
+            return described, (), f"{name} takes out the weights' answer, in a chain with a map that is not linear"
     early = [link for stage in stages[:-1] for link in stage.links]
     for (path, link), (name, found) in zip(links, described, strict=True):
         if found.reads_weights and (path, link) in early:

@@ -18,7 +18,11 @@ from nested_jax.scan.structure import System
 
 
 class Response(NamedTuple):
-    """P [C, n], K [C, C] (lower triangular), Pe [n, n], Ke [n, C]; leading axes for chunks."""
+    """P [C, n], K [C, C] (lower triangular), Pe [n, n], Ke [n, C]; leading axes for chunks, or for channels.
+
+    Where gates have a value per channel there are as many leading axes as the leaf has, 1 long but for the one that the
+    channels are along: K [1, D, C, C] scales the outputs of a layer, K [D, 1, C, C] its inputs.
+    """
 
     P: jax.Array
     K: jax.Array
@@ -68,6 +72,12 @@ def roll_out(system: System) -> Response:
         block = Response(P, K, _dot(right.Pe, left.Pe), Ke)
     P, K, Pe, Ke = (x[..., 0, :, :] for x in block)
     return Response(P[..., :tokens, :], K[..., :tokens, :tokens], Pe, Ke[..., :tokens])
+
+
+def tokens_last(system: System) -> System:
+    """A chunk's system, A [C, 1, D, n, n] say, with its tokens behind the channels, [1, D, C, n, n]."""
+    A, B, C, D = system
+    return System(jnp.moveaxis(A, 0, -3), jnp.moveaxis(B, 0, -2), jnp.moveaxis(C, 0, -2), jnp.moveaxis(D, 0, -1))
 
 
 def _pad(system: System, count: int) -> System:

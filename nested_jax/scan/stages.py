@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.scan import response, structure
-from nested_jax.scan.operations import Factors, Operations, mixed_gradient
+from nested_jax.scan.operations import Factors, Operations, mix, mixed_gradient
 from nested_jax.scan.plan import Plan, Stage
 from nested_jax.scan.response import Response
 from nested_jax.scan.state import Carry, Chunk, Specification
@@ -26,14 +26,15 @@ class Prepared(NamedTuple):
     Attributes:
       clocks: the clock leaves before each token, [N, C, ...].
       after: the clock leaves after each chunk, [N, ...].
-      systems: the linear systems, A [N, C, n, n]; empty for a timewise stage.
-      responses: their roll-outs; empty for a timewise stage, and where the systems are scanned.
+      systems: the linear systems, A [N, C, n, n]; empty for a timewise stage, and where they depend on layers' inputs.
+      responses: their roll-outs; empty for a timewise stage, and where the systems are scanned. None for a system with
+        channels, which `roll` rolls out in its chunk: D × C × C numbers are too many to keep for all chunks.
     """
 
     clocks: list[jax.Array]
     after: list[jax.Array]
     systems: list[System]
-    responses: list[Response]
+    responses: list[Response | None]
 
 
 class Layout(NamedTuple):
@@ -86,24 +87,61 @@ def prepare(
         _, fresh = stage_view(plan, index, weights, fresh_state)
         clocks, after = structure.advance_clocks(step, weights, state, gates, resets, fresh, length)
         found, responses, layout = [], [], Layout([], [])
-        if stage.kind == "linear":
+        if stage.kind == "linear" and not plan.erases:
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (dict(gates), clocks))
             flat_gates, flat_clocks = flat
             count = resets.shape[0] * length
             found, groups, members = structure.systems(step, weights, state, flat_gates, flat_clocks, count)
             found = jax.tree.map(lambda x: x.reshape(resets.shape[0], length, *x.shape[1:]), found)
             layout = Layout(groups, members)
-            responses = [response.roll_out(system) for system in found] if roll else []
+            responses = [response.roll_out(s) if s.A.ndim == 4 else None for s in found] if roll else []
         prepared.append(Prepared(clocks, after, found, responses))
         layouts.append(layout)
     return prepared, layouts
+
+
+def with_inputs(
+    plan: Plan, carry: Carry, gates: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array], ready: Prepared
+) -> tuple[Prepared, Layout]:
+    """The one stage of a rule that erases, in a chunk whose layers' inputs are known.
+
+    Args:
+      plan: the plan.
+      carry: the state before the chunk.
+      gates: name -> [C].
+      inputs: the inputs of dense layers, name -> [C, D_in].
+      ready: what was prepared without them.
+
+    Returns:
+      The stage with its systems, A [C, n, n], and its layout.
+    """
+    step, state = stage_view(plan, 0, carry.weights, carry.rule_state)
+    count = len(next(iter(inputs.values())))
+    ones = jnp.ones((count, 1, 1), next(iter(inputs.values())).dtype)
+    known = {name: inputs[name][:, None, :] if name in inputs else ones for name in carry.weights}
+    found, groups, members = structure.systems(
+        step, carry.weights, state, {**gates, "inputs": known}, ready.clocks, count
+    )
+    return ready._replace(systems=found, responses=[None] * len(found)), Layout(groups, members)
+
+
+def roll(prepared: Sequence[Prepared]) -> list[Prepared]:
+    """One chunk's stages with the responses that were left to it."""
+
+    def rolled(ready: Prepared) -> Prepared:
+        pairs = zip(ready.responses, ready.systems, strict=True)
+        return ready._replace(
+            responses=[response.roll_out(response.tokens_last(s)) if r is None else r for r, s in pairs]
+        )
+
+    return [rolled(ready) for ready in prepared]
 
 
 class Updates(Protocol):
     """The updates of a chunk's tokens, [C, ...leaf] each, formed or not."""
 
     def mix(self, name: str, weights: jax.Array) -> jax.Array:
-        """`sum_t weights[t] u_t`: [C] -> [...leaf]."""
+        """`sum_t weights[t] u_t`: [C], or per channel [1, D, C], -> [...leaf]."""
         ...
 
     def formed(self) -> dict[str, jax.Array]:
@@ -134,7 +172,7 @@ class Formed(NamedTuple):
     arrays: dict[str, jax.Array]
 
     def mix(self, name: str, weights: jax.Array) -> jax.Array:
-        return jnp.tensordot(weights, self.arrays[name], axes=1)
+        return mix(weights[..., None, :], self.arrays[name])[0]
 
     def formed(self) -> dict[str, jax.Array]:
         return self.arrays
@@ -239,11 +277,14 @@ def chunk(
 
 
 def retained(spec: Specification, layouts: Sequence[Layout], weights, prepared: Sequence[Prepared]):
-    """With `retain_first`, by how much each token's gradient sees the weights decayed: name -> [C]; else None."""
+    """With `retain_first`, by how much each token's gradient sees the weights decayed, else None.
+
+    name -> [C], or [1, D, C] with one number per channel.
+    """
     if not spec.retain_first:
         return None
     systems = by_leaf(layouts[-1], weights, prepared[-1].systems)
-    return {name: system.A[:, 0, 0] for name, system in systems.items()}
+    return {name: jnp.moveaxis(system.A[..., 0, 0], 0, -1) for name, system in systems.items()}
 
 
 def _timewise(

@@ -1,8 +1,9 @@
 """The structure of a rule, read off the jaxpr of its `update` on the real shapes.
 
 *elementwise-linear*: once the gates are fixed, every entry of the step is a weighted sum of the same entry of the
-gradient, of the rule's state and of the weights. *timewise*: a map of the current update alone, whatever it is.
-Anything else is *sequential*. State that no gradient enters (step counts, scheduled hyperparameters) is a *clock*:
+gradient, of the rule's state and of the weights; the weights may also enter as x^T x W, x being their layer's input, if
+they do so together with the gradient (the rule *erases*). *timewise*: a map of the current update alone, whatever it
+is. Anything else is *sequential*. State that no gradient enters (step counts, scheduled hyperparameters) is a *clock*:
 known for every token in advance.
 """
 
@@ -29,19 +30,22 @@ class Structure:
       kind: "linear" (elementwise-linear), "timewise" or "sequential".
       reads_weights: whether the outgoing updates or the state depend on the weights.
       clock: whether the rule carries state that no gradient enters.
+      erases: whether a linear rule sees, in place of every gradient g, `g + x^T x W`: delta gradient descent.
       reason: in words, why it is not linear; empty for a linear rule.
     """
 
     kind: Kind
     reads_weights: bool
     clock: bool
+    erases: bool = False
     reason: str = ""
 
 
 class System(NamedTuple):
     """`z_t = A_t z_{t-1} + B_t g_t` and the output `u_t = C_t z_{t-1} + D_t g_t` of one entry of one group of leaves.
 
-    Shapes per token: A [n, n], B [n], C [n], D []; further leading axes for tokens.
+    Shapes per token: A [n, n], B [n], C [n], D []. Where gates have a value per channel, leading axes as many as the
+    leaf's, 1 long but for the one that the channels are along: [1, D, n, n]. Further leading axes for tokens.
     """
 
     A: jax.Array
@@ -101,13 +105,13 @@ def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: lis
       step: the update, with or without the weights in its state.
       weights: tree of arrays or shapes.
       state: the step's state, arrays or shapes.
-      gates: one token's gates.
+      gates: one token's gates; "inputs", if there, maps the name of a weight to its layer's inputs, [N, D_in].
       clocks: the values of the state's clock leaves at this token, in order.
 
     Returns:
       The reading.
     """
-    gates = {name: jnp.asarray(gate) for name, gate in gates.items()}
+    gates = jax.tree.map(jnp.asarray, dict(gates))
     weight_leaves, state_leaves = jax.tree.leaves(weights), jax.tree.leaves(state)
     state_owners = owners(weights, state)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (weights, state, weights, gates))
@@ -120,17 +124,28 @@ def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: lis
         inputs.append(linearity.known(next(remaining)) if owner is None else _unit(count + i, owner, leaf))
     first_weight = count + len(state_leaves)
     inputs += [_unit(first_weight + i, i, leaf) for i, leaf in enumerate(weight_leaves)]
-    inputs += [linearity.known(gate) for gate in jax.tree.leaves(gates)]
+    inputs += _gate_values(weights, gates)
 
     values = linearity.interpret(closed.jaxpr, closed.consts, inputs)
     reads_weights = any(
         source >= first_weight
         for value in values
         if isinstance(value, (linearity.Linear, linearity.Opaque))
-        for source in (value.terms if isinstance(value, linearity.Linear) else value.sources)
+        for source in linearity.sources(value)
     )
     members = [[i for i, owner in enumerate(state_owners) if owner == leaf] for leaf in range(count)]
     return Reading(values[:count], values[count:], state_owners, members, count, reads_weights)
+
+
+def _gate_values(weights, gates: Mapping[str, Any]) -> list[linearity.Value]:
+    """The gates as values; one layer's single input becomes that layer's `Inputs`."""
+    leaves = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(weights))}
+    found: list[linearity.Value] = []
+    for (first, *rest), gate in jax.tree_util.tree_leaves_with_path(gates):
+        leaf = leaves.get(tuple(rest)) if first.key == "inputs" else None
+        matrix = leaf is not None and jax.tree.leaves(weights)[leaf].ndim == 2 and len(gate) == 1
+        found.append(linearity.Inputs(gate, leaf) if matrix else linearity.known(gate))
+    return found
 
 
 def _unit(index: int, leaf: int, array) -> linearity.Linear:
@@ -161,20 +176,39 @@ def classify(step: Step, weights, state, gates: Mapping[str, Any]) -> Structure:
     clock = bool(clocks)
 
     reason = ""
-    for value, leaf in zip(reading.outputs, range(len(reading.outputs)), strict=True):
-        reason = reason or _not_linear(value, leaf)
+    erases = False
+    first_weight = reading.updates + len(reading.state)
+    for leaf, (output, members) in enumerate(zip(reading.outputs, reading.members, strict=True)):
+        rows = [output, *(reading.state[i] for i in members)]
+        for value in rows:
+            reason = reason or _not_linear(value, leaf)
+        reason, leaf_erases = (reason, False) if reason else _together(rows, leaf, first_weight + leaf)
+        erases = erases or leaf_erases
     clock_reason = ""
     for value, owner in zip(reading.state, reading.owners, strict=True):
-        if owner is not None:
-            reason = reason or _not_linear(value, owner)
-        elif isinstance(value, (linearity.Linear, linearity.Opaque)):
+        if owner is None and isinstance(value, (linearity.Linear, linearity.Opaque)):
             clock_reason = "state of another shape than the weights depends on the gradients"
     if not reason and not clock_reason:
-        return Structure("linear", reading.reads_weights, clock)
+        return Structure("linear", reading.reads_weights, clock, erases)
     stateless = all(owner is None for owner in reading.owners) and not clock_reason
     if stateless and not reading.reads_weights:
-        return Structure("timewise", False, clock, reason)
-    return Structure("sequential", reading.reads_weights, clock, clock_reason or reason)
+        return Structure("timewise", False, clock, reason=reason)
+    return Structure("sequential", reading.reads_weights, clock, reason=clock_reason or reason)
+
+
+def _together(rows: list[Any], update: int, weight: int) -> tuple[str, bool]:
+    """Why the rows of one leaf make no system or '', and whether weights are erased with every gradient."""
+    rows = [row for row in rows if isinstance(row, linearity.Linear)]
+    if linearity.common_shape([c for row in rows for c in row.terms.values()]) is None:
+        return "it has values per channel along different axes", False
+    projected = {key.source for row in rows for key in row.terms if isinstance(key, linearity.Projection)}
+    if projected - {weight}:
+        return "it takes the answers of others than the weights", False
+    for row in rows:
+        pair = [row.terms.get(key, 0.0) for key in (update, linearity.Projection(weight))]
+        if projected and len({linearity.identity(c) for c in pair}) > 1:
+            return "it takes the weights' answer apart from the gradient", False
+    return "", bool(projected)
 
 
 def _not_linear(value: linearity.Value, leaf: int) -> str:
@@ -235,12 +269,13 @@ def systems(
       step: an elementwise-linear step.
       weights: tree of arrays or shapes.
       state: the step's state.
-      gates: name -> [tokens].
+      gates: name -> [tokens, ...], "inputs" with axes [tokens, 1, D_in] for every name.
       clocks: the clock leaves before each token, [tokens, ...] each.
       tokens: their number.
 
     Returns:
-      The systems, with A [tokens, n, n]; for every leaf of the weights the index of its system; and for every leaf the
+      The systems, with A [tokens, n, n] or [tokens, 1, D, n, n] (see `System`); for every leaf of the weights the index
+      of its system; and for every leaf the
       state leaves that make up its z.
     """
     layout: list[Any] = []
@@ -258,13 +293,19 @@ def systems(
             key = tuple(linearity.identity(e) for row in entries for e in row)
             if key not in keys:
                 keys.append(key)
-                table = jnp.stack([jnp.stack([jnp.asarray(e, dtype) for e in row]) for row in entries])
-                found.append(System(table[:-1, :-1], table[:-1, -1], table[-1, :-1], table[-1, -1]))
+                found.append(_system(entries, dtype))
             groups.append(keys.index(key))
         layout[:] = [groups, reading.members]
         return found
 
     return jax.vmap(token)(jnp.arange(tokens), dict(gates), clocks), *layout
+
+
+def _system(entries: list[list[Any]], dtype) -> System:
+    shape = linearity.common_shape([e for row in entries for e in row]) or ()
+    rows = [jnp.stack(linearity.spread([jnp.asarray(e, dtype) for e in row], shape), -1) for row in entries]
+    table = jnp.stack(rows, -2)
+    return System(table[..., :-1, :-1], table[..., :-1, -1], table[..., -1, :-1], table[..., -1, -1])
 
 
 def _entry(value: linearity.Value, source: int):

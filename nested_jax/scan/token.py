@@ -6,7 +6,8 @@ For each token t of a chunk that starts at the weights W_0
     W_t, state_t = rule(g_t, state_{t-1}, W_{t-1}; gates_t)
     y_t = network(W_t; q_t)                               # or W_{t-1}, or W_0
 
-With `chunk_size=1`, W_0 is W_{t-1}: the exact online rule.
+A rule that reads them is also given each layer's own inputs, recorded at W_0. With `chunk_size=1`, W_0 is W_{t-1}: the
+exact online rule.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nested_jax import rules
 from nested_jax.scan import structure
-from nested_jax.scan.operations import Plain
+from nested_jax.scan.operations import Plain, layer_inputs
 from nested_jax.scan.state import Carry, Chunk, Specification
 
 
@@ -63,6 +65,8 @@ def write(spec: Specification, start, weights, rule_state, keys, values, importa
     """
     at = retained(spec, start, rule_state, gates) if spec.retain_first else start
     updates = gradient(spec, at, keys, values, importance)
+    if rules.reads_inputs(spec.rule, weights):
+        gates = {**gates, "inputs": layer_inputs(spec.network, at, keys), "importance": importance}
     updates, after = structure.rule_step(spec.rule)(updates, rule_state, weights, gates)
     return optax.apply_updates(weights, updates), keep_types(after, rule_state)
 

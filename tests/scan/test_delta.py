@@ -262,7 +262,8 @@ def test_affine_errors_are_found(network, objective, slope, x64):
         (LINEAR, lambda p, v: 0.5 * jnp.sum(p - v, -1) ** 2, "`reduce_sum` is in it"),
         (LINEAR, lambda p, v: L2(p, jax.lax.stop_gradient(p) + v), "is in it"),
         (LINEAR, lambda p, v: L2(p[::-1], v), "`rev` is in it"),
-        (LINEAR, lambda p, v: jnp.sum(p * p * jnp.arange(4.0)[None], -1), "`mul` is in it"),
+        (LINEAR, lambda p, v: jnp.sum(p * p * jnp.arange(4.0)[None], -1), "a slope of its own for every feature"),
+        (LINEAR, lambda p, v: jnp.sum(p * p * jnp.arange(8.0).reshape(2, 4), -1), "`mul` is in it"),
     ],
 )
 def test_other_errors_are_not_called_affine(network, objective, reason):
