@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -162,9 +162,9 @@ class Memory:
           keys: [T, D_k]. L2-normalised keys keep the inner loop stable (learning_rate · C · ‖k‖² below about 2).
           values: [T, D_v].
           queries: [T, D_k].
-          gates: for each gate of the rule [T], or [T, D] for a value per output channel. A gate that has a constant in
-            the rule may be left out. With `window=c`, the optional gate "window" [T, c] weighs the losses of the last c
-            tokens, newest first.
+          gates: for each gate of the rule [T], or [T, D] for a value per channel, which `nj.rules.scale` fits to the
+            weights; for each gate of the objective [T] or [T, D_v]. A gate that has a constant may be left out. With
+            `window=c`, the optional gate "window" [T, c] weighs the losses of the last c tokens, newest first.
           reset: bool [ceil(T / chunk_size)], True where a document begins: weights and rule state return to the start,
             and no window reaches back.
 
@@ -204,7 +204,7 @@ class Memory:
           key: [D_k].
           value: [D_v].
           query: [D_k].
-          gates: for each gate of the rule a number; "window" [c].
+          gates: for each gate a number, or [D] as in `scan`; "window" [c].
 
         Returns:
           y [D_v] and the state after the token.
@@ -237,10 +237,22 @@ class Memory:
         dtype = next(iter(state.weights.values())).dtype
         return self.network(Plain(state.weights), queries.astype(dtype)).astype(queries.dtype)
 
-    def plan(self, dim: int | tuple[int, int] = 64) -> Plan:
-        """How this memory will be run on keys and values of width `dim`, and why."""
+    def plan(self, dim: int | tuple[int, int] = 64, channels: Collection[str] = ()) -> Plan:
+        """How this memory will be run on keys and values of width `dim`, and why.
+
+        Args:
+          dim: features of keys and values; or (dim_k, dim_v).
+          channels: the gates that are given per channel, [T, D_v].
+
+        Returns:
+          The plan.
+        """
         state = jax.eval_shape(lambda key: self.start(self.init(key, dim)), jax.random.key(0))
-        gates = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in rules.gates(self.rule, state.weights)}
+        wide = (dim if isinstance(dim, int) else dim[1],)
+        gates = {
+            name: jax.ShapeDtypeStruct(wide if name in channels else (), jnp.float32)
+            for name in rules.gates(self.rule, state.weights)
+        }
         return engine.make_plan(self, state, gates)
 
     def _check_arrays(self, state: MemoryState, keys, values, queries, ndim: int) -> None:

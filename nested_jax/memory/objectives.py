@@ -134,7 +134,7 @@ class Huber(_Bounded):
         error = prediction - target
         if self.kind == "norm":
             size = _norm(error)
-            bound = jnp.broadcast_to(delta, error.shape)[..., 0] if jnp.ndim(delta) else delta
+            bound = _per_token(delta, error)
             return jnp.where(size <= bound, 0.5 * jnp.square(size), bound * (size - 0.5 * bound))
         if self.kind == "coordinate":
             size = jnp.abs(error)
@@ -153,7 +153,8 @@ def huber(delta: float | None = None, kind: str = "mixture") -> Huber:
     H(a) is a²/2 up to δ and δ (a − δ/2) beyond.
 
     Args:
-      delta: δ, above 0; None makes it a gate, a value at every token ([T], or [T, D] for one per feature).
+      delta: δ, above 0; None makes it a gate, a value at every token: [T], or [T, D] for one per feature (of
+        which `"norm"` takes the mean).
       kind: which of the three.
 
     Returns:
@@ -187,15 +188,14 @@ class Robust(_Bounded):
     ) -> jax.Array:
         delta = self._bound(delta)
         error = prediction - target
-        bound = jnp.broadcast_to(delta, error.shape)[..., 0] if jnp.ndim(delta) else delta
-        return 0.5 * jnp.sum(jnp.square(error), axis=-1) + bound * _norm(error)
+        return 0.5 * jnp.sum(jnp.square(error), axis=-1) + _per_token(delta, error) * _norm(error)
 
 
 def robust(delta: float | None = None) -> Robust:
     """The squared error under the worst shift of the value by at most Δ: `½ ‖e‖² + Δ ‖e‖`.
 
     Args:
-      delta: Δ, at least 0; None makes it a gate, a value at every token.
+      delta: Δ, at least 0; None makes it a gate, a value at every token: [T], or the mean of [T, D].
 
     Returns:
       The objective, with the gate `delta`.
@@ -214,6 +214,11 @@ def robust(delta: float | None = None) -> Robust:
     if delta is not None and delta < 0:
         raise ValueError(f"delta must be at least 0 or None, got {delta}.")
     return Robust(delta)
+
+
+def _per_token(gate: jax.typing.ArrayLike, error: jax.Array) -> jax.typing.ArrayLike:
+    """The mean over features of a gate [T, D]; a gate [T] or a constant as it is."""
+    return jnp.mean(jnp.asarray(gate), axis=-1) if jnp.ndim(gate) == error.ndim else gate
 
 
 def _norm(error: jax.Array) -> jax.Array:
@@ -252,10 +257,28 @@ class Packed:
 
 
 def pack(objective: Callable[..., jax.Array], values: jax.Array, given: Mapping[str, jax.Array]) -> jax.Array:
-    """Values [..., D_v] with the objective's gates behind them, each repeated over the features or its constant."""
+    """Values with the objective's gates behind them, each a value per feature.
+
+    Args:
+      objective: its gates are those of `gates(objective)`.
+      values: [..., D_v].
+      given: gate name -> [...], repeated over the features, or [..., D_v]; the constant stands in for one not given.
+
+    Returns:
+      [..., D_v · (1 + gates)].
+
+    Raises:
+      ValueError: for a gate of any other shape.
+    """
     columns = [values]
     for name, constant in gates(objective).items():
         gate = jnp.asarray(given.get(name, constant), values.dtype)
-        gate = gate[..., None] if gate.ndim and gate.ndim < values.ndim else gate
+        if name in given and gate.shape not in (values.shape, values.shape[:-1]):
+            raise ValueError(
+                f"gates[{name!r}]: expected shape {values.shape[:-1]}, or {values.shape} for a value per feature, "
+                f"got {gate.shape}"
+            )
+        if name in given and gate.ndim < values.ndim:
+            gate = gate[..., None]
         columns.append(jnp.broadcast_to(gate, values.shape))
     return jnp.concatenate(columns, axis=-1)

@@ -29,6 +29,9 @@ class MemoryConfig:
         :mod:`nested_jax.models.gates`.
       momentum: where the gate starts, in (0, 1).
       decay: where the gate starts, in (0, 1).
+      gate_rank: None for gates of one number per token and head. Else gates are channel-wise, [head_dim], through a
+        projection of this rank (MIRAS §5.3: 32 or 64); see :mod:`nested_jax.models.gates`. It changes no number at the
+        start of training.
     """
 
     memory: Memory = dataclasses.field(default_factory=Memory)
@@ -39,6 +42,7 @@ class MemoryConfig:
     max_learning_rate: float | None = None
     momentum: float = 0.5
     decay: float = 0.002
+    gate_rank: int | None = None
 
     def validate(self) -> None:
         """Raises a ``ValueError`` that names the first field out of range."""
@@ -46,6 +50,8 @@ class MemoryConfig:
         if self.head_dim is not None:
             _at_least("head_dim", self.head_dim, 1)
         _at_least("conv", self.conv, 0)
+        if self.gate_rank is not None:
+            _at_least("gate_rank", self.gate_rank, 1)
         for name in ("momentum", "decay"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {getattr(self, name)}")

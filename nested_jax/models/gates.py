@@ -16,6 +16,11 @@ z = x W + b with W = 0 at the start; m = 1 / (chunk_size · window · |k|²) unl
 the initial Taylor weights where there are features. A gate whose name ends in one of the first three
 (``slow_momentum``) is of that kind.
 
+With ``gate_rank=r`` gates are channel-wise, vectors [head_dim] that act on weights as :func:`nested_jax.rules.scale`
+says, and z = (x A) W + b, where A [dim, r] is shared by gates and heads (MIRAS §5.3). Our choice: all channels start at
+the value above; ``window`` goes through A too and stays one number per place; with ``step_per="chunk"``, whose one step
+averages the rule's gates over a chunk, these stay one number per token, and only the objective's are channel-wise.
+
 Why this learning rate: gradients of a chunk are taken at the weights of its start, so the C writes of a run of equal
 keys (a line of spaces) add up, each living on for 1 / (1 − momentum) steps. A linear memory overshoots its target when
 learning_rate · C · |k|² / (1 − momentum) exceeds 1 and diverges beyond 2. The form above keeps that number below 1
@@ -26,15 +31,18 @@ Newton-Schulz makes every step of the same length; a larger ``max_learning_rate`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
+from nested_jax import rules
+from nested_jax.memory import objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.layers import at_least_float32
 
@@ -46,7 +54,7 @@ class Gate(NamedTuple):
       kind: "learning_rate", "momentum", "decay" or "other".
       initial: its value at the start; of a learning rate without the factor for momentum.
       maximum: the sigmoid's factor.
-      size: numbers per token; None for a single one without an axis of its own.
+      size: numbers per token and head; None for a single one without an axis of its own.
     """
 
     kind: str
@@ -55,14 +63,18 @@ class Gate(NamedTuple):
     size: int | None = None
 
 
-def gate_table(config: MemoryConfig) -> dict[str, Gate]:
+def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, Gate]:
     """Returns the gates that the layer has to compute: those of rule and objective with no constant, and the window's.
 
     Args:
       config: the memory and the initial values.
+      head_dim: features of a head, where they are not in the config and there is a `gate_rank`.
 
     Returns:
       Gates by name, in the order of the rule.
+
+    Raises:
+      ValueError: if there is a `gate_rank`, and the memory has no channel-wise gates or its rule cannot use them.
 
     Example:
       >>> import nested_jax as nj
@@ -87,9 +99,44 @@ def gate_table(config: MemoryConfig) -> dict[str, Gate]:
         "other": Gate("other", 0.5),
     }
     table = {name: kinds[_kind(name)] for name, constant in constants.items() if constant is None}
+    if config.gate_rank is not None:
+        channels = config.head_dim or head_dim
+        if channels is None:
+            raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
+        for name in _channel_wise(config, table, channels):
+            table[name] = table[name]._replace(size=channels)
     if memory.window > 1:
         table["window"] = Gate("other", 0.5, size=memory.window)
     return table
+
+
+def _channel_wise(config: MemoryConfig, names: Collection[str], channels: int) -> list[str]:
+    """Which of the gates are channel-wise, where there is a `gate_rank`."""
+    memory, features = config.memory, config.features
+    of_rule = [name for name in rules.gates(memory.rule) if name in names and memory.step_per == "token"]
+    of_objective = [name for name in objectives.gates(memory.objective) if name in names]
+    if not of_rule and not of_objective:
+        raise ValueError(
+            f"gate_rank: expected None, as no gate of this memory is channel-wise (step_per={memory.step_per!r}, gates "
+            f"without a constant: {[*names]}), got {config.gate_rank}"
+        )
+    if not of_rule:
+        return of_objective
+
+    def step(weights: Mapping[str, jax.Array], gates: Mapping[str, jax.Array]) -> optax.Updates:
+        rule = optax.with_extra_args_support(memory.rule)
+        return rule.update(weights, rule.init(weights), weights, **gates)[0]
+
+    dim = (channels if features is None else features.dim(channels), channels)
+    weights = jax.eval_shape(lambda key: memory.init(key, dim), jax.random.key(0))
+    try:
+        jax.eval_shape(step, weights, {name: jax.ShapeDtypeStruct((channels,), jnp.float32) for name in of_rule})
+    except ValueError as error:
+        raise ValueError(
+            f"gate_rank: expected None, as the rule cannot apply gates of {channels} channels to the memory's weights, "
+            f"got {config.gate_rank}. {error}"
+        ) from error
+    return of_rule + of_objective
 
 
 def _kind(name: str) -> str:
@@ -97,15 +144,17 @@ def _kind(name: str) -> str:
 
 
 class Gates(nn.Module):
-    """All gates of all heads from one linear map, computed in float32 or better.
+    """All gates of all heads from one linear map, of low rank or not, computed in float32 or better.
 
     Attributes:
       table: what :func:`gate_table` returns.
       heads: number of heads.
+      rank: of the map; None for a full one.
     """
 
     table: Mapping[str, Gate]
     heads: int
+    rank: int | None = None
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> dict[str, jax.Array]:
@@ -115,9 +164,12 @@ class Gates(nn.Module):
         sizes = [gate.size or 1 for gate in self.table.values()]
         share = np.repeat([gate.initial / gate.maximum for gate in self.table.values()], sizes)
         logits = np.tile(np.log(share) - np.log1p(-share), self.heads)
+        dtype = at_least_float32(inputs.dtype)
+        if self.rank is not None:
+            inputs = nn.Dense(self.rank, use_bias=False, dtype=dtype, name="reduce")(inputs)
         raw = nn.DenseGeneral(
             (self.heads, sum(sizes)),
-            dtype=at_least_float32(inputs.dtype),
+            dtype=dtype,
             kernel_init=nn.initializers.zeros,
             bias_init=lambda _, shape, dtype: jnp.asarray(logits.reshape(shape), dtype),
             name="dense",

@@ -72,7 +72,7 @@ class MemoryLayer(nn.Module):
             self.convolve_query, self.convolve_key, self.convolve_value = (
                 CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
             )
-        self.gates = Gates(gate_table(self.config), heads)
+        self.gates = Gates(gate_table(self.config, head_dim), heads, self.config.gate_rank)
         self.norm = RMSNorm()
         self.gate = dense(heads * head_dim)
         self.output = dense(self.dim)

@@ -42,8 +42,8 @@ def average(momentum: jax.typing.ArrayLike | None = None, *, debias: bool = Fals
       gate: the keyword of `update` that overrides the constant.
 
     Returns:
-      A rule with state `AverageState`, that reads one gate, a scalar (or, without `debias`, a vector [D] over the last
-      axis of every array).
+      A rule with state `AverageState`, that reads one gate, a scalar or, without `debias`, a vector [D] of channels
+      (see `scale`).
 
     Raises:
       ValueError: if `momentum` is a number outside [0, 1]; at `update`, if the gate has no value or does not fit.
@@ -69,7 +69,7 @@ def average(momentum: jax.typing.ArrayLike | None = None, *, debias: bool = Fals
 
     def update(updates, state, params=None, **extra):
         del params
-        eta = read_gate(extra, gate, momentum)
+        eta = read_gate(extra, gate, momentum, scalar=debias)
         constant = momentum is not None and extra.get(gate) is None
         rest = 1 - (momentum if constant else eta)  # 1 - 0.999 in float32 would be off by 5e-5
 
@@ -108,8 +108,7 @@ def accumulate(momentum: jax.typing.ArrayLike | None = None, *, gate: str = "mom
       gate: the keyword of `update` that overrides the constant.
 
     Returns:
-      A rule with state `MomentumState`, that reads one gate, a scalar or a vector [D] over the last axis of every
-      array.
+      A rule with state `MomentumState`, that reads one gate, a scalar or a vector [D] of channels (see `scale`).
 
     Raises:
       ValueError: if `momentum` is a number below 0; at `update`, if the gate has no value or does not fit.

@@ -41,8 +41,8 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
       d_in, d_out] of weights are batch; a vector [d_out] is the weight of a constant input 1 (a bias).
 
     Raises:
-      ValueError: if `learning_rate` is a number below 0; at `update`, if `params` is missing, the gate has no value, or
-        an input does not fit its weight.
+      ValueError: if `learning_rate` is a number below 0; at `update`, if `params` is missing, the gate has no value or
+        is no scalar, or an input does not fit its weight.
 
     Example:
       >>> rule, weights, x = delta_gradient_descent(1.0), {"w": jnp.array([[2.0], [5.0]])}, jnp.array([1.0, 0.0])
@@ -62,7 +62,7 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
 
     def update(updates, state, params=None, inputs=None, importance=None, **extra):
         inputs = read_inputs(inputs)
-        theta = read_gate(extra, gate, learning_rate)
+        theta = read_gate(extra, gate, learning_rate, scalar=True)
         if params is None:
             raise ValueError(
                 "delta_gradient_descent needs params, the weights it erases from: call update(updates, state, params), "

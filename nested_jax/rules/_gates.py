@@ -29,7 +29,9 @@ def unlisted() -> Iterator[None]:
         _record.reset(token)
 
 
-def read_gate(extra: Mapping[str, Any], name: str | None, constant: jax.typing.ArrayLike | None) -> jax.Array:
+def read_gate(
+    extra: Mapping[str, Any], name: str | None, constant: jax.typing.ArrayLike | None, *, scalar: bool = False
+) -> jax.Array:
     """The value of a gate at this step: the keyword of `update` if given, else the constructor's constant.
 
     Args:
@@ -37,11 +39,13 @@ def read_gate(extra: Mapping[str, Any], name: str | None, constant: jax.typing.A
       name: the gate; None where the constant is no gate.
       constant: what stands in for the gate where `extra` does not hold it (or holds None); None if nothing does.
 
+      scalar: whether the rule can only use a single number.
+
     Returns:
-      A scalar, or a vector [D] of one number per channel.
+      A scalar, or a vector [D] of one number per channel; `scale` says which axis of an array that is.
 
     Raises:
-      ValueError: if there is neither a keyword nor a constant, or if the gate has more than one axis.
+      ValueError: if there is neither a keyword nor a constant, or the gate has more than one axis, with `scalar` any.
 
     Example:
       >>> print(read_gate({"decay": 0.25}, "decay", 0.5), read_gate({}, "decay", 0.5))
@@ -63,8 +67,9 @@ def read_gate(extra: Mapping[str, Any], name: str | None, constant: jax.typing.A
             )
         value = 1.0
     gate = jnp.asarray(value)
-    if gate.ndim > 1:
-        raise ValueError(f"The gate {name!r} must be a scalar or a vector [D], got shape {gate.shape}.")
+    if gate.ndim > (0 if scalar else 1):
+        expected = "a scalar in this rule" if scalar else "a scalar or a vector [D]"
+        raise ValueError(f"The gate {name!r} must be {expected}, got shape {gate.shape}.")
     return gate
 
 
@@ -146,20 +151,33 @@ def _trace(rule: optax.GradientTransformation, params: optax.Params | None) -> d
 def scale(gate: jax.typing.ArrayLike, tree: optax.Updates) -> optax.Updates:
     """Multiplies every array of a tree by a gate.
 
+    A vector gate [D] multiplies the axis of size D of every array: the last one if it has that size, else the one
+    before it. Of a memory's layers `x @ w1`, w1 [D, H], and `h @ w2`, w2 [H, D], it gates the inputs of the one and the
+    outputs of the other. Our choice where MIRAS, whose gates are channel-wise, is silent. Axes before these two are
+    batch.
+
     Args:
-      gate: a scalar, or a vector [D] that multiplies the last axis, of size D, of every array.
+      gate: a scalar or a vector [D].
       tree: a tree of arrays; None leaves stay None.
 
     Returns:
       The products, each in the dtype of its array. Arrays narrower than float32 are multiplied in float32.
 
     Raises:
-      ValueError: if a vector gate does not fit the last axis of an array.
+      ValueError: if a vector gate fits neither of the last two axes of an array.
 
     Example:
-      >>> print(scale(jnp.array([1.0, 0.0]), {"w": jnp.ones([2, 2])})["w"])
-      [[1. 0.]
-       [1. 0.]]
+      >>> layers = scale(jnp.array([2.0, 0.0]), {"w1": jnp.ones([2, 3]), "w2": jnp.ones([3, 2])})
+      >>> print(layers["w1"])
+      [[2. 2. 2.]
+       [0. 0. 0.]]
+      >>> print(layers["w2"])
+      [[2. 0.]
+       [2. 0.]
+       [2. 0.]]
+
+    References:
+      Behrouz et al., `MIRAS <https://arxiv.org/abs/2504.13173>`_, 2025, §5.3.
     """
     return jax.tree.map(lambda leaf: (fit(gate, leaf) * widen(leaf)).astype(jnp.result_type(leaf)), tree)
 
@@ -171,18 +189,19 @@ def widen(leaf: jax.typing.ArrayLike) -> jax.Array:
 
 
 def fit(gate: jax.typing.ArrayLike, leaf: jax.typing.ArrayLike) -> jax.Array:
-    """The gate in the dtype of `widen(leaf)`, shaped to multiply it."""
+    """The gate in the dtype of `widen(leaf)`, shaped to multiply it as `scale` says."""
     shape = jnp.shape(leaf)
     gate = jnp.asarray(gate)
     gate = gate.astype(jnp.promote_types(jnp.result_type(leaf), jnp.float32))
     if gate.ndim == 0:
         return gate
-    if gate.ndim > 1 or not shape or shape[-1] != gate.shape[0]:
+    axis = next((axis for axis in (-1, -2) if gate.shape == shape[axis:][:1]), None)
+    if axis is None:
         raise ValueError(
-            "A gate must be a scalar, or a vector [D] for arrays whose last axis has size D; "
+            "A gate must be a scalar, or a vector [D] for arrays whose last axis, or the one before it, has size D; "
             f"got a gate of shape {gate.shape} for an array of shape {shape}."
         )
-    return gate.reshape((1,) * (len(shape) - 1) + gate.shape)
+    return gate.reshape((1,) * (len(shape) + axis) + gate.shape + (1,) * (-1 - axis))
 
 
 def check_constant(name: str, value: Any, low: float = 0.0, high: float = float("inf")) -> None:

@@ -49,7 +49,8 @@ def delta_momentum(
       [n] counts as one row (our choice), a scalar as [1, 1].
 
     Raises:
-      ValueError: for a constant out of range or an unknown `form`; at `update`, if a gate has no value.
+      ValueError: for a constant out of range or an unknown `form`; at `update`, if a gate has no value or is no
+        scalar.
 
     Example:
       >>> rule = delta_momentum(1.0, 1.0)
@@ -80,8 +81,8 @@ def delta_momentum(
 
     def update(updates, state, params=None, **extra):
         del params
-        theta = read_gate(extra, "learning_rate", learning_rate)
-        eta = read_gate(extra, "momentum", momentum)
+        theta = read_gate(extra, "learning_rate", learning_rate, scalar=True)
+        eta = read_gate(extra, "momentum", momentum, scalar=True)
 
         def accumulate(update, trace):
             if update is None:

@@ -34,7 +34,7 @@ def scale_by_learning_rate(learning_rate: jax.typing.ArrayLike | None = None, *,
       gate: the keyword of `update` that overrides the constant.
 
     Returns:
-      A stateless rule that reads one gate, a scalar or a vector [D] over the last axis of every array.
+      A stateless rule that reads one gate, a scalar or a vector [D] of channels (see `scale`).
 
     Raises:
       ValueError: if `learning_rate` is a number below 0; at `update`, if the gate has no value or does not fit.
@@ -85,8 +85,8 @@ def momentum(
       gate: the keyword of `update` that overrides the constant; None for a constant that nothing overrides.
 
     Returns:
-      A rule with state `MomentumState`, that reads one gate, a scalar or a vector [D] over the last axis of every
-      array. Weights whose update is None keep their trace.
+      A rule with state `MomentumState`, that reads one gate, a scalar or a vector [D] of channels (see `scale`).
+      Weights whose update is None keep their trace.
 
     Raises:
       ValueError: if `momentum` is a number outside [0, 1], or None without a gate; at `update`, if the gate has no
@@ -150,8 +150,7 @@ def retention(decay: jax.typing.ArrayLike | None = None, *, gate: str = "decay")
       gate: the keyword of `update` that overrides the constant.
 
     Returns:
-      A stateless rule that needs `params`, and reads one gate, a scalar or a vector [D] over the last axis of every
-      array.
+      A stateless rule that needs `params`, and reads one gate, a scalar or a vector [D] of channels (see `scale`).
 
     Raises:
       ValueError: if `decay` is a number outside [0, 1]; at `update`, if `params` is missing, or the gate has no value

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, parameter_count, state_bytes
+from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, gate_table, parameter_count, state_bytes
 from nested_jax.rules import describe_rule, gates
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
@@ -82,15 +82,18 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
     memory = config.memory
     period = "1 token" if memory.step_per == "token" else f"{memory.chunk_size} tokens"
     weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
-    plan = memory.plan(_head_dim(mixers[0]))
+    head_dim = _head_dim(mixers[0])
+    table = gate_table(config, head_dim)
+    wide = [name for name, gate in table.items() if gate.size and name != "window"]
+    plan = memory.plan(head_dim, wide)
     window = f", losses of the last {memory.window} tokens" if memory.window > 1 else ""
     constants = [f"{name} {value}" for name, value in gates(memory.rule).items() if value is not None]
     fixed = f" (constant: {', '.join(constants)})" if constants else ""
-    free = [name for name, value in gates(memory.rule).items() if value is None]
+    rank = f" (channel-wise, by rank {config.gate_rank}: {', '.join(wide)})" if wide else ""
     note = (
         f"{config.heads} heads per block, network {_network(memory.network)}, {weights:,} weights learn while reading; "
         f"gradients at the weights of the start of each chunk of {memory.chunk_size}{window}; read {memory.read}; "
-        f"gates per token: {', '.join(free) or 'none'}{fixed}; run as {plan.implementation} ({plan.reason})"
+        f"gates per token: {', '.join(table) or 'none'}{rank}{fixed}; run as {plan.implementation} ({plan.reason})"
     )
     return [period, _objective(memory.objective), describe_rule(memory.rule)], note
 

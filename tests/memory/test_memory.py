@@ -81,8 +81,42 @@ def test_an_implementation_that_cannot_run_the_rule_says_why():
         memory.scan(start(memory), X, X, X)
 
 
+def test_channels_of_an_mlp_are_rows_of_w1_and_columns_of_w2(x64):
+    """Titans by hand, gradients at the start of chunks of 3, with gates [T, D]."""
+    memory = nj.Memory(nj.networks.MLP(expansion=2, residual=False), rule=nj.rules.titans(), chunk_size=3)
+    draw = np.random.default_rng(0)
+    keys, values, queries = (jnp.asarray(draw.normal(size=(8, 4))) for _ in range(3))
+    gates = {name: jnp.asarray(draw.uniform(size=(8, 4))) for name in ("learning_rate", "momentum", "decay")}
+    weights = jax.tree.map(lambda w: jnp.asarray(draw.normal(size=w.shape)), memory.init(jax.random.key(0), 4))
+    y, after = memory.scan(memory.start(weights), keys, values, queries, gates)
+
+    def answer(w, x):
+        return jax.nn.gelu(x @ w["w1"]) @ w["w2"]
+
+    def loss(w, t):
+        return 0.5 * jnp.sum(jnp.square(answer(w, keys[t]) - values[t]))
+
+    w = start = weights
+    sums = jax.tree.map(jnp.zeros_like, weights)
+    for t in range(8):
+        start = w if t % 3 == 0 else start
+        gradient = jax.grad(loss)(start, t)
+        for name, form in (("w1", (4, 1)), ("w2", (1, 4))):
+            theta, eta, alpha = (gates[gate][t].reshape(form) for gate in ("learning_rate", "momentum", "decay"))
+            sums = sums | {name: eta * sums[name] - theta * gradient[name]}
+            w = w | {name: (1 - alpha) * w[name] + sums[name]}
+        np.testing.assert_allclose(y[t], answer(w, queries[t]), rtol=1e-10, atol=1e-10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), after.weights, w)
+
+
+def test_a_plan_for_gates_per_channel():
+    memory = nj.Memory(nj.networks.Linear(), rule=nj.rules.gated_gradient_descent(), chunk_size=1)
+    assert memory.plan((3, 4)).implementation == "delta"
+    assert memory.plan((3, 4), ["decay"]).implementation == "scan"
+
+
 def test_gates_per_channel_fall_back_to_the_scan():
-    """A gate [T, D] acts per output channel; equal channels are a scalar gate."""
+    """A gate [T, D] acts per channel; equal channels are a scalar gate."""
     wide = {name: jnp.broadcast_to(gate[:, None], (T, D)) for name, gate in GATES.items()}
     expected, _ = MEMORY.scan(start(), X, X, X, GATES)
     found, _ = MEMORY.scan(start(), X, X, X, wide)

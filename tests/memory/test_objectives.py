@@ -88,6 +88,34 @@ def test_a_gate_of_the_objective_belongs_to_its_token(window, x64):
     assert jax.tree.structure(state) == jax.tree.structure(after)
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_packed_gates_of_tokens_and_of_features_are_told_apart(count):
+    """Also where there are as many tokens as features."""
+    objective, values = nj.objectives.huber(), jnp.zeros((count, 4))
+    of_token, wide = jnp.arange(1.0, count + 1), jnp.arange(1.0, 4 * count + 1).reshape(count, 4)
+    found = nj.objectives.pack(objective, values, {"delta": of_token})[:, 4:]
+    np.testing.assert_array_equal(found, np.repeat(of_token[:, None], 4, 1))
+    np.testing.assert_array_equal(nj.objectives.pack(objective, values, {"delta": wide})[:, 4:], wide)
+    np.testing.assert_array_equal(nj.objectives.pack(objective, values[0], {"delta": of_token[1]})[4:], np.full(4, 2.0))
+    np.testing.assert_array_equal(nj.objectives.pack(objective, values[0], {"delta": wide[0]})[4:], wide[0])
+    np.testing.assert_array_equal(
+        nj.objectives.pack(nj.objectives.huber(0.5), values, {})[:, 4:], np.full(wide.shape, 0.5)
+    )
+    for shape in ((count, 1), (count, 5), (count + 1,), ()):
+        with pytest.raises(ValueError, match=r"gates\['delta'\]: expected shape \(.,\), or \(., 4\) for a value"):
+            nj.objectives.pack(objective, values, {"delta": jnp.ones(shape)})
+
+
+def test_a_bound_per_feature():
+    """Each feature by its own; where only one number makes sense, their mean."""
+    wide = jnp.array([[1.0, 0.25, 9.0, 0.5]])
+    close(slope(nj.objectives.huber(kind="coordinate"), delta=wide), jnp.clip(ERROR, -wide, wide))
+    norm = jnp.linalg.norm(ERROR)
+    close(slope(nj.objectives.huber(), delta=wide), jnp.where(norm <= wide, ERROR, wide * jnp.sign(ERROR)))
+    for build in (lambda delta: nj.objectives.huber(delta, "norm"), nj.objectives.robust):
+        close(slope(build(None), delta=wide), slope(build(10.75 / 4)), 1e-6)
+
+
 def test_an_online_linear_memory_with_such_an_objective_is_scanned(x64):
     """Its error is not affine; asking why does not need a value of the gate."""
     memory = nj.Memory(

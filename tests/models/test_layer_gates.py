@@ -9,8 +9,11 @@ import pytest
 from nested_jax import rules
 from nested_jax.memory import Memory
 from nested_jax.memory.features import Polynomial
-from nested_jax.models import MemoryConfig, gate_table
+from nested_jax.memory.networks import MLP, Linear
+from nested_jax.memory.objectives import huber, l2
+from nested_jax.models import LanguageModel, MemoryConfig, ModelConfig, gate_table
 from nested_jax.models.gates import Gates
+from nested_jax.models.memory_layer import MemoryLayer
 
 
 def start(config, heads=3):
@@ -82,3 +85,167 @@ def test_gates_stay_in_range_for_extreme_tokens(size):
     gates = module.apply(params, jnp.full((1, 8), size))
     assert all(bool(jnp.all((gate >= 0) & (gate <= 1))) for gate in gates.values())
     assert jnp.all(gates["learning_rate"] <= (1 - gates["momentum"]) / 8)
+
+
+def yaad(rank, window=1, **options):
+    """Channel-wise learning rate, decay and bound of the error, as in MIRAS."""
+    memory = Memory(MLP(2, expansion=2), huber(), rules.yaad(), chunk_size=4, window=window, **options)
+    return MemoryConfig(memory=memory, heads=2, gate_rank=rank)
+
+
+CHANNEL_WISE = {
+    "yaad": lambda rank: yaad(rank),
+    "titans with a window": lambda rank: MemoryConfig(
+        memory=Memory(MLP(2, expansion=2), rule=rules.titans(), chunk_size=4, window=3, read="before"),
+        heads=2,
+        gate_rank=rank,
+    ),
+    "online": lambda rank: MemoryConfig(
+        memory=Memory(Linear(), rule=rules.gated_gradient_descent(), chunk_size=1), heads=2, gate_rank=rank, conv=0
+    ),
+    "a step per chunk": lambda rank: yaad(rank, step_per="chunk", read="start"),
+}
+
+
+def drawn(layer, inputs):
+    """Parameters of any size, so that channels differ."""
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), inputs)
+    draw = np.random.default_rng(0)
+    return jax.tree.map(lambda x: np.float32(0.5 * draw.standard_normal(x.shape)), shapes)
+
+
+def test_channel_wise_gates_have_an_axis_of_channels_and_a_low_rank():
+    table = gate_table(yaad(4, window=3), 6)
+    assert {name: gate.size for name, gate in table.items()} == {
+        "learning_rate": 6, "decay": 6, "delta": 6, "window": 3
+    }  # fmt: skip
+    module, inputs = Gates(table, 2, 4), jax.random.normal(jax.random.key(0), (5, 16))
+    params = module.init(jax.random.key(1), inputs)["params"]
+    assert jax.tree.map(jnp.shape, params) == {
+        "reduce": {"kernel": (16, 4)},
+        "dense": {"kernel": (4, 2, 21), "bias": (2, 21)},
+    }
+    found = module.apply({"params": jax.tree.map(jnp.ones_like, params)}, inputs)
+    assert {name: gate.shape for name, gate in found.items()} == {
+        "learning_rate": (5, 2, 6), "decay": (5, 2, 6), "delta": (5, 2, 6), "window": (5, 2, 3)
+    }  # fmt: skip
+
+
+def test_with_a_step_per_chunk_only_the_objective_has_channels():
+    sizes = {name: gate.size for name, gate in gate_table(CHANNEL_WISE["a step per chunk"](4), 6).items()}
+    assert sizes == {"learning_rate": None, "decay": None, "delta": 6}
+
+
+@pytest.mark.parametrize(
+    "name", ["yaad", *(pytest.param(name, marks=pytest.mark.slow) for name in CHANNEL_WISE if name != "yaad")]
+)
+def test_a_layer_with_channel_wise_gates_starts_as_one_without(name):
+    inputs = jax.random.normal(jax.random.key(0), (2, 9, 16))
+    plain, wide = (MemoryLayer(CHANNEL_WISE[name](rank), 16) for rank in (None, 4))
+    one, other = (jax.jit(layer.init)(jax.random.key(1), inputs)["params"] for layer in (plain, wide))
+    assert jax.tree.map(jnp.shape, one["gates"]) != jax.tree.map(jnp.shape, other["gates"])
+    jax.tree.map(np.testing.assert_array_equal, *({**tree, "gates": None} for tree in (one, other)))
+    expected, found = (jax.jit(layer.apply)({"params": p}, inputs)[0] for layer, p in ((plain, one), (wide, other)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CHANNEL_WISE)
+def test_channel_wise_in_parallel_in_pieces_and_step_by_step(name, x64):
+    inputs = jax.random.normal(jax.random.key(0), (2, 10, 16))
+    layer = MemoryLayer(CHANNEL_WISE[name](4), 16, jnp.float64)
+    variables = drawn(layer, inputs)
+    run, step = jax.jit(layer.apply), jax.jit(lambda v, x, state: layer.apply(v, x, state, method="step"))
+    whole, last = run(variables, inputs)
+
+    first, state = run(variables, inputs[:, :4])
+    rest, end = run(variables, inputs[:, 4:], state)
+    pieces = jnp.concatenate([first, rest], axis=1)
+    state, singles = layer.apply(variables, 2, method="start"), []
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    for t in range(10):
+        one, state = step(variables, inputs[:, t], state)
+        singles.append(one)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes
+    for found in (pieces, jnp.stack(singles, axis=1)):
+        np.testing.assert_allclose(found, whole, rtol=1e-10, atol=1e-10)
+    for after in (end, state):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10),
+            after.memory.weights,
+            last.memory.weights,
+        )
+
+    recorded = layer.apply(variables, inputs, mutable=["diagnostics"])[1]["diagnostics"]
+    assert all(value.shape == () and jnp.isfinite(value) for value in recorded.values())
+
+
+def test_channel_wise_gates_are_causal_and_used(x64):
+    inputs = jax.random.normal(jax.random.key(0), (1, 10, 16))
+    layer = MemoryLayer(yaad(4), 16, jnp.float64)
+    variables, run = drawn(layer, inputs), jax.jit(layer.apply)
+    before, _ = run(variables, inputs)
+    for place in (0, 3, 4, 9):
+        after, _ = run(variables, inputs.at[:, place].add(1.0))
+        np.testing.assert_array_equal(after[:, :place], before[:, :place])
+        assert jnp.any(after[:, place] != before[:, place])
+
+    def channels(bias):
+        params = variables["params"]
+        dense = params["gates"]["dense"] | {"bias": bias}
+        return run({"params": params | {"gates": params["gates"] | {"dense": dense}}}, inputs)[0]
+
+    bias = variables["params"]["gates"]["dense"]["bias"]
+    for entry in range(bias.shape[1]):
+        assert jnp.max(jnp.abs(channels(bias + 3.0 * np.eye(bias.shape[1])[entry]) - before)) > 1e-9, entry
+
+
+def test_a_model_with_channel_wise_gates_learns():
+    model = LanguageModel(ModelConfig(vocab_size=16, dim=16, layers=1, memory=yaad(4)))
+    tokens = np.tile(np.random.default_rng(0).integers(0, 16, (4, 5)), (1, 4))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    optimizer = optax.adamw(1e-2)
+
+    @jax.jit
+    def update(params, state):
+        def loss(params):
+            logits, _ = model.apply({"params": params}, tokens[:, :-1])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    start, state, losses = params, optimizer.init(params), []
+    for _ in range(25):
+        params, state, value = update(params, state)
+        losses.append(float(value))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.5 * losses[0]
+    before, after = (tree["blocks_0"]["mixer"]["gates"] for tree in (start, params))
+    assert all(jnp.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    spread = jnp.std(after["dense"]["kernel"].reshape(4, 2, 3, 8), axis=-1)
+    assert jnp.all(spread > 1e-4)  # every gate tells its channels apart
+
+
+@pytest.mark.parametrize(
+    ("memory", "features", "message"),
+    [
+        (Memory(MLP(), chunk_size=4), Polynomial(2), r"8 channels to the memory's weights, got 4.* shape \(45, 32\)"),
+        (Memory(MLP(3), chunk_size=4), None, r"got a gate of shape \(8,\) for an array of shape \(32, 32\)"),
+        (Memory(MLP(), rule=rules.hope(), chunk_size=4), None, "'learning_rate' must be a scalar in this rule"),
+        (Memory(MLP(), l2, step_per="chunk", read="start"), None, r"step_per='chunk', gates .*\['learning_rate', 'mom"),
+        (Memory(MLP(), rule=rules.titans(0.1, 0.5, 0.0)), None, r"no gate of this memory .* constant: \[\]"),
+    ],
+    ids=["features", "hidden layers", "scalars", "a step per chunk", "constants"],
+)
+def test_a_memory_without_room_for_channels_says_so(memory, features, message):
+    layer = MemoryLayer(MemoryConfig(memory=memory, heads=2, features=features, gate_rank=4), 16)
+    with pytest.raises(ValueError, match=f"gate_rank: expected None, as .*{message}"):
+        layer.init(jax.random.key(0), jnp.ones((1, 4, 16)))
+
+
+def test_features_of_a_linear_memory_leave_room_for_channels():
+    config = MemoryConfig(memory=Memory(Linear(), chunk_size=4), features=Polynomial(2), gate_rank=2)
+    assert {gate.size for gate in gate_table(config, 3).values()} == {3}
+    with pytest.raises(ValueError, match="head_dim: expected the features of a head"):
+        gate_table(config)

@@ -27,6 +27,8 @@ def test_defaults_are_valid():
         ("memory", "momentum", 1.0),
         ("memory", "decay", 0.0),
         ("memory", "max_learning_rate", 0.0),
+        ("memory", "gate_rank", 0),
+        ("memory", "gate_rank", 4.0),
         ("attention", "heads", True),
         ("attention", "window", 0),
         ("attention", "max_length", 0),

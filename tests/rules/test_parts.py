@@ -224,9 +224,49 @@ def test_scale():
     assert got["frozen"] is None
     assert got["masked"] == optax.MaskedNode()
     assert rules.scale(2, {"scalar": jnp.float32(3.0)})["scalar"] == 6.0
-    for tree in (jnp.ones([3, 2]), jnp.ones([])):
-        with pytest.raises(ValueError, match=r"gate of shape \(3,\) for an array of shape"):
+    for tree in (jnp.ones([3, 2, 2]), jnp.ones([2]), jnp.ones([])):
+        with pytest.raises(ValueError, match=r"last axis, or the one before it, has .* \(3,\) for an array of shape"):
             rules.scale(jnp.ones(3), tree)
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (3, 5), (3,)])
+def test_a_vector_gate_takes_the_last_axis_of_its_size_or_the_one_before_it(batch):
+    gate, draw = jnp.array([1.0, -2.0, 0.5]), jax.random.key(0)
+    for shape, subscripts in (((3, 2), "d,...dh->...dh"), ((2, 3), "d,...hd->...hd"), ((3, 3), "d,...hd->...hd")):
+        leaf = jax.random.normal(draw, (*batch, *shape))
+        np.testing.assert_array_equal(rules.scale(gate, leaf), jnp.einsum(subscripts, gate, leaf))
+
+
+@pytest.mark.parametrize("gate", ["learning_rate", "momentum", "decay"])
+def test_a_gate_per_channel_of_a_layer_with_as_many_inputs(gate):
+    others = {"learning_rate": 0.1, "momentum": 0.9, "decay": 0.2}
+    rule, vector, weights = rules.titans(**others), jnp.array([0.25, 1.0]), {"w": WEIGHTS["w"]}
+
+    def steps(**gates):
+        state, w, found = rule.init(weights), weights, []
+        for gradient in gradients():
+            updates, state = rule.update({"w": gradient["w"]}, state, w, **gates)
+            w = optax.apply_updates(w, updates)
+            found.append(updates["w"])
+        return jnp.stack(found)
+
+    wide = steps(**{gate: vector})
+    for channel in range(2):
+        assert_close(wide[:, channel], steps(**{gate: vector[channel]})[:, channel])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.delta_gradient_descent(),
+        rules.delta_momentum(momentum=0.5),
+        rules.average(debias=True, gate="learning_rate"),
+    ],
+    ids=str,
+)
+def test_rules_that_take_a_scalar_say_so(rule):
+    with pytest.raises(ValueError, match=r"gate 'learning_rate' must be a scalar in this rule, got shape \(3,\)"):
+        rule.update(WEIGHTS, rule.init(WEIGHTS), WEIGHTS, learning_rate=jnp.ones(3))
 
 
 def test_narrow_arrays_are_multiplied_in_float32():

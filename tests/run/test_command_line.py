@@ -59,6 +59,12 @@ def test_describe(variant, capsys):
     assert lines[3].startswith("block")
 
 
+def test_describe_with_channel_wise_gates(capsys):
+    assert main(["describe", TINY, "--config.model.memory.gate_rank=8"]) == 0
+    gates = "learning_rate, momentum, decay"
+    assert f"gates per token: {gates} (channel-wise, by rank 8: {gates}); run as" in capsys.readouterr().out
+
+
 def test_describe_counts_what_is_there(capsys):
     attention = ["--config.model.blocks=memory,attention", "--config.model.layers=2"]
     assert main(["describe", TINY, *attention]) == 0
@@ -87,6 +93,7 @@ def broken(tmp_path, content):
         (["describe", TINY, "--config.steps=0"], ["steps must be at least 1; got 0"]),
         (["describe", TINY, "--config.model.layers=0"], ["layers", "at least 1", "got 0"]),
         (["describe", TINY, "--config.model.memory.memory.chunk_size=0"], ["chunk_size", "got 0"]),
+        (["describe", TINY, "--config.model.memory.gate_rank=0"], ["gate_rank must be an integer of at least 1"]),
         (["describe", TINY, "--config.optimizer.rule=optax.adamm"], ["no 'adamm'; did you mean"]),
         (["train", TINY, "--config.data.path=nowhere"], ["no such file or folder: nowhere"]),
         (["generate", TINY], ["no checkpoint in", "train first"]),
