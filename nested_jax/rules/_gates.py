@@ -38,7 +38,6 @@ def read_gate(
       extra: the keyword arguments that `update` received.
       name: the gate; None where the constant is no gate.
       constant: what stands in for the gate where `extra` does not hold it (or holds None); None if nothing does.
-
       scalar: whether the rule can only use a single number.
 
     Returns:
