@@ -10,6 +10,7 @@ import optax
 from rule_table import RULES
 
 import nested_jax as nj
+from nested_jax.scan.plan import Plan
 
 DIM = 4
 
@@ -47,6 +48,21 @@ class Case(NamedTuple):
     memory: nj.Memory
     tokens: int
     reset: bool
+    channels: bool = False
+
+    def data(self, seed: int = 0) -> "Data":
+        """What it reads; with `channels` every gate of its rule has a value per channel."""
+        found = data(self.memory, self.tokens, seed)
+        if not self.channels:
+            return found
+        scales = np.random.default_rng(seed + 1).uniform(0.3, 1.0, (self.tokens, DIM))
+        wide = {name: gate[:, None] * scales for name, gate in found.gates.items() if name != "window"}
+        return found._replace(gates=found.gates | jax.tree.map(jnp.asarray, wide))
+
+    def plan(self, implementation: str | None = None) -> Plan:
+        """How it will be run."""
+        memory = self.memory if implementation is None else using(self.memory, implementation)
+        return memory.plan(DIM, list(memory.gates(shapes(memory))) if self.channels else [])
 
 
 def case(name: str, rule: optax.GradientTransformation, matrices: bool, network: str, setting: dict[str, Any]) -> Case:
@@ -99,6 +115,38 @@ def online_cases() -> list[Case]:
         setting = {"chunk_size": 1, "read": ("before", "after", "start")[i % 3], "retain_first": i % 2 == 1}
         found.append(case(name, rule, False, "linear", setting | {"tokens": 11, "reset": i % 2 == 0}))
     return found
+
+
+def channel_cases() -> list[Case]:
+    """Gates with a value per channel: along the outputs, along the inputs and along vectors."""
+    network = nj.networks.MLP(depth=2, expansion=2, norm=True)
+    settings = (
+        ("linear", nj.rules.titans(), {"chunk_size": 4, "read": "after", "tokens": 10}),
+        ("mlp", nj.rules.titans(), {"chunk_size": 5, "read": "before", "window": 3, "tokens": 12, "reset": True}),
+        ("mlp", nj.rules.gated_gradient_descent(), {"chunk_size": 7, "retain_first": True, "tokens": 9}),
+        ("norm", nj.rules.omega(), {"chunk_size": 16, "read": "after", "window": 2, "tokens": 18, "reset": True}),
+        ("linear", nj.rules.atlas(), {"chunk_size": 4, "read": "before", "window": 2, "tokens": 7}),
+        ("linear", nj.rules.titans(), {"chunk_size": 1, "tokens": 5}),
+    )
+    found = []
+    for name, rule, setting in settings:
+        one = case(f"channels {name}", rule, False, "linear" if name == "norm" else name, setting)
+        memory = dataclasses.replace(one.memory, network=network) if name == "norm" else one.memory
+        found.append(one._replace(memory=memory, channels=True))
+    return found
+
+
+def erasing_cases() -> list[Case]:
+    """Delta gradient descent on every kind of network, alone, with decay, with a momentum behind it."""
+    with_momentum = nj.chain(nj.rules.delta_gradient_descent(), nj.rules.momentum(), nj.rules.retention())
+    settings = (
+        ("mlp", nj.rules.hope(), {"chunk_size": 4, "read": "after", "tokens": 10, "reset": True}),
+        ("linear", with_momentum, {"chunk_size": 1, "read": "after", "tokens": 9, "reset": True}),
+        ("deep", with_momentum, {"chunk_size": 5, "read": "before", "tokens": 11}),
+        ("gated", nj.rules.delta_gradient_descent(), {"chunk_size": 16, "read": "start", "tokens": 18}),
+        ("linear", nj.rules.hope(), {"chunk_size": 7, "read": "after", "tokens": 7}),
+    )
+    return [case("erasing", rule, False, network, setting) for network, rule, setting in settings]
 
 
 class Data(NamedTuple):

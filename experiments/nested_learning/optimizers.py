@@ -73,11 +73,11 @@ def labels(params: Any) -> Any:
 OPTIMIZERS: dict[str, tuple[Build, tuple[float, ...]]] = {
     "SGD (momentum 0.9)": (lambda lr: optax.sgd(lr, momentum=0.9), (0.01, 0.03, 0.1, 0.3, 1.0)),
     "AdamW": (lambda lr: optax.adamw(lr, 0.9, 0.95, weight_decay=0.05), (1e-3, 3e-3, 0.01, 0.03, 0.1)),
-    "Muon": (matrices(lambda lr: rules.muon(lr, 0.95, nesterov=True)), (0.003, 0.01, 0.03, 0.1, 0.3)),
+    "Muon": (matrices(lambda lr: rules.muon(lr, 0.95, nesterov=True)), (0.001, 0.003, 0.01, 0.03, 0.1)),
     "M3 (ema)": (matrices(lambda lr: rules.m3(lr, 0.95, 0.9, 0.95)), (1e-6, 1e-5, 1e-4, 1e-3, 0.01)),
     "M3 (additive)": (
         matrices(lambda lr: rules.m3(lr, 0.95, 0.9, 0.95, form="additive")),
-        (1e-5, 1e-4, 1e-3, 0.01, 0.1),
+        (1e-6, 1e-5, 1e-4, 1e-3, 0.01),
     ),
     "delta momentum": (matrices(delta), (0.01, 0.03, 0.1, 0.3, 1.0)),
     "deep momentum": (matrices(deep), (1e-3, 3e-3, 0.01, 0.03, 0.1)),

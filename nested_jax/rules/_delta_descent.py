@@ -23,8 +23,8 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
     off the gradient: for a gradient of rank one :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose
     norm is then taken to be 1.
 
-    Over N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are sums with the weights that the losses have in `g`, means
-    for the gradient of a mean loss (our choice where the paper is silent; the step is bounded for any inputs). A
+    Over N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are sums with the weights that the losses have in `g`,
+    means for the gradient of a mean loss (our choice where the paper is silent; the step is bounded for any inputs). A
     gradient of higher rank without inputs takes out less: :math:`g g^\top/\lVert g\rVert_F^2` has trace 1.
 
     An `nj.Memory` gives its rule every layer's own inputs, with `step_per="chunk"` excepted, where the rule has to read

@@ -29,6 +29,8 @@ CASES = (
         "linear",
         {"chunk_size": 1, "retain_first": True, "tokens": 5},
     ),
+    table.erasing_cases()[0],
+    table.channel_cases()[1],
 )
 every_case = pytest.mark.parametrize(
     "case",
@@ -39,7 +41,7 @@ every_case = pytest.mark.parametrize(
 def run(case: Case):
     """The compiled scan of a case, its first state and its data."""
     memory = case.memory
-    return jax.jit(memory.scan), memory.start(table.weights(memory)), table.data(memory, case.tokens)
+    return jax.jit(memory.scan), memory.start(table.weights(memory)), case.data()
 
 
 def same(a, b) -> bool:
@@ -167,7 +169,7 @@ def test_packed_documents_are_separate_documents(case):
     """With resets, outputs, final state and the gradient of the initial weights are those of separate scans."""
     grid = case.memory.chunk_size
     tokens = 2 * grid + (case.tokens % grid)
-    weights, data = table.weights(case.memory), table.data(case.memory, tokens)
+    weights, data = table.weights(case.memory), case._replace(tokens=tokens).data()
     reset = jnp.zeros(-(-tokens // grid), bool).at[1].set(True)
     documents = [jax.tree.map(lambda x, part=part: x[part], data) for part in (slice(0, grid), slice(grid, None))]
 

@@ -14,6 +14,7 @@ PROGRAMS = {
     "delta": nj.Memory(
         network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation="delta"
     ),
+    "delta gradient descent": nj.Memory(network=nj.networks.MLP(), rule=nj.rules.hope(), chunk_size=8),
     "token by token": nj.Memory(
         network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation="scan"
     ),
