@@ -149,6 +149,21 @@ def erasing_cases() -> list[Case]:
     return [case("erasing", rule, False, network, setting) for network, rule, setting in settings]
 
 
+def low_rank_cases() -> list[Case]:
+    """Newton-Schulz of windows, with nothing before it that remembers."""
+    tail = (nj.rules.scale_by_learning_rate(), nj.rules.retention())
+    settings = (
+        ("mlp", nj.chain(nj.rules.newton_schulz(), *tail), {"chunk_size": 5, "window": 2, "tokens": 12, "reset": True}),
+        ("gated", nj.chain(optax.scale(0.5), nj.rules.newton_schulz("cubic"), *tail), {"chunk_size": 4, "tokens": 7}),
+        (
+            "linear",
+            nj.chain(nj.rules.newton_schulz("polar_express"), nj.rules.momentum(), *tail),
+            {"chunk_size": 16, "window": 2, "read": "before", "tokens": 18},
+        ),
+    )
+    return [case("low rank", rule, True, network, setting) for network, rule, setting in settings]
+
+
 class Data(NamedTuple):
     """Inputs of a scan."""
 

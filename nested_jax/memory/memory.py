@@ -242,7 +242,8 @@ class Memory:
 
         Args:
           dim: features of keys and values; or (dim_k, dim_v).
-          channels: the gates that are given per channel, [T, D_v].
+          channels: the gates that are given per channel, [T, D_v]. Those with a constant in the rule are not given
+            unless they are named here.
 
         Returns:
           The plan.
@@ -251,7 +252,8 @@ class Memory:
         wide = (dim if isinstance(dim, int) else dim[1],)
         gates = {
             name: jax.ShapeDtypeStruct(wide if name in channels else (), jnp.float32)
-            for name in rules.gates(self.rule, state.weights)
+            for name, constant in rules.gates(self.rule, state.weights).items()
+            if constant is None or name in channels
         }
         return engine.make_plan(self, state, gates)
 

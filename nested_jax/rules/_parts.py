@@ -1,5 +1,6 @@
 """The parts that rules are made of: learning rate, momentum (Titans 10, 14), retention (Titans 13), Newton-Schulz."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -204,8 +205,7 @@ def newton_schulz(coefficients: str | Sequence[Sequence[float]] = "muon", steps:
 
     Raises:
       ValueError: for unknown coefficients or fewer than one step; at `update`, for an array with fewer than two axes
-        (our
-        choice: there is no standard way to orthogonalise a vector).
+        (our choice: there is no standard way to orthogonalise a vector).
 
     Example:
       >>> rule = newton_schulz("polar_express", steps=8)
@@ -240,4 +240,5 @@ def newton_schulz(coefficients: str | Sequence[Sequence[float]] = "muon", steps:
 
     defaults = {"coefficients": "muon", "steps": 5, "eps": 1e-7}
     description = call_text("newton_schulz", defaults, coefficients=coefficients, steps=steps, eps=eps)
-    return Rule(_no_state, update, description)
+    factored = functools.partial(kernels.low_rank_orthogonalize, coefficients=coefficients, steps=steps, eps=eps)
+    return Rule(_no_state, update, description, factored=factored)

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,9 @@ class Rule(optax.GradientTransformationExtraArgs):
       init: params -> state.
       update: (updates, state, params=None, **gates) -> (updates, state).
       description: how the rule was built, e.g. `momentum(momentum=0.9)`; also its `repr`.
+      factored: for a stateless map f of matrices that keeps thin factors, `(left, right) -> z` with
+        `f(left.T @ right) == left.T @ z @ right`; else None. Windows of few tokens then go through it without being
+        formed.
 
     Example:
       >>> from nested_jax import rules
@@ -28,6 +31,7 @@ class Rule(optax.GradientTransformationExtraArgs):
     """
 
     description: str
+    factored: Callable[[jax.Array, jax.Array], jax.Array] | None
     _links: tuple[optax.GradientTransformation, ...]
 
     def __new__(
@@ -36,10 +40,12 @@ class Rule(optax.GradientTransformationExtraArgs):
         update: optax.TransformUpdateExtraArgsFn,
         description: str = "",
         links: tuple[optax.GradientTransformation, ...] = (),
+        factored: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ) -> "Rule":
         rule = super().__new__(cls, init, update)
         rule.description = description or _describe_pair(init, update, ())
         rule._links = links
+        rule.factored = factored
         return rule
 
     @classmethod

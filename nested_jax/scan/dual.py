@@ -15,9 +15,10 @@ from nested_jax.scan import delta, response, stages
 from nested_jax.scan.operations import Mixed, PerToken, Plain, combine, mix, record
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
-from nested_jax.scan.stages import Factored, Last, Layout, Prepared, Updates, Z
+from nested_jax.scan.stages import Last, Layout, Prepared, Z
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
+from nested_jax.scan.updates import Factored, LowRank, Updates
 
 
 def after_chunk(z: Z, rolled: Response, name: str, updates: Updates) -> Z:
@@ -57,13 +58,11 @@ def chunk(
         seen = last.responses
         if spec.read == "before":
             seen = {name: response.shift(r) for name, r in seen.items()}
-        if isinstance(last.updates, Factored):
-            if tokens.band is not None:
-                seen = {name: r._replace(K=r.K @ tokens.band) for name, r in seen.items()}
-            return Mixed(last.z, seen, factors.inputs, factors.errors), after
+        if isinstance(last.updates, Factored | LowRank):
+            return Mixed(last.z, seen, last.updates), after
         formed = last.updates.formed()
         rows = {name: combine(r.P, last.z[name]) + mix(r.K, formed[name]) for name, r in seen.items()}
         return PerToken(rows), after
 
-    gradients = Factored(factors, tokens.band)
+    gradients = Factored(factors, None if tokens.band is None else dict.fromkeys(weights, tokens.band))
     return stages.chunk(spec, plan, layouts, carry, tokens, prepared, gradients, by_response, finish)

@@ -255,11 +255,7 @@ def interpret(jaxpr, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Val
 
 
 def _constant(array) -> Uniform | Known:
-    if (
-        not isinstance(array, jax.core.Tracer)
-        and np.ndim(array) > 0
-        and not jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended)
-    ):
+    if not isinstance(array, jax.core.Tracer) and not jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended):
         entries = np.asarray(array)
         if entries.size and (entries == entries.flat[0]).all():
             return Uniform(entries.flat[0], entries.shape)
@@ -350,10 +346,11 @@ def _product(eqn, inputs: list[Value]) -> Linear | None:
         return None
     if eqn.params["dimension_numbers"] != (((1,), (0,)), ((), ())):
         return None
-    if not x.transposed and y.leaf == x.leaf and not any(isinstance(key, Projection) for key in y.terms):
+    terms = {source: c for source, c in y.terms.items() if not isinstance(source, Projection)}
+    if not x.transposed and y.leaf == x.leaf and len(terms) == len(y.terms):
         return Linear(y.terms, Answer(x.leaf))
     if x.transposed and y.leaf == Answer(x.leaf):
-        return Linear({Projection(source): c for source, c in y.terms.items()}, x.leaf)
+        return Linear({Projection(source): c for source, c in terms.items()}, x.leaf)
     return None
 
 

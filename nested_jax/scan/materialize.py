@@ -13,9 +13,10 @@ from nested_jax.scan import stages, token
 from nested_jax.scan.operations import PerToken
 from nested_jax.scan.plan import Plan
 from nested_jax.scan.response import Response
-from nested_jax.scan.stages import Formed, Last, Layout, Prepared, Updates, Z
+from nested_jax.scan.stages import Last, Layout, Prepared, Z
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
+from nested_jax.scan.updates import Formed, Updates
 
 
 def trajectory(z: Z, system: System, updates: jax.Array) -> jax.Array:

@@ -109,6 +109,18 @@ class Recorded:
         self._used.add(name)
 
 
+class Attended(Protocol):
+    """Updates G_s that need not be formed to be read."""
+
+    def attend(self, name: str, mask: jax.Array, x: jax.Array) -> jax.Array:
+        """`x_t (sum_s mask[t, s] G_s)` of a dense layer: [R, C] and [R, D_in] -> [R, D_out]."""
+        ...
+
+    def rows(self, name: str, mask: jax.Array) -> jax.Array:
+        """`sum_s mask[t, s] G_s` of a vector: [R, C] -> [R, D]."""
+        ...
+
+
 class Mixed:
     """Token t's own weights W_t = P[t] Z + sum_s K[t, s] G_s, applied without being formed.
 
@@ -120,34 +132,23 @@ class Mixed:
 
     Args:
       start: name -> n arrays, the weight and the rule's state for it at the chunk's start.
-      responses: name -> the `Response` of its group, K already times the window.
-      inputs, errors: name -> [S, D_in], [S, D_out] of the tokens that were written.
+      responses: name -> the `Response` of its group.
+      written: the updates of the tokens that were written.
     """
 
-    def __init__(
-        self,
-        start: Mapping[str, Sequence[jax.Array]],
-        responses: Mapping[str, Response],
-        inputs: Mapping[str, jax.Array],
-        errors: Mapping[str, jax.Array],
-    ):
-        self.start, self.responses, self.inputs, self.errors = start, responses, inputs, errors
+    def __init__(self, start: Mapping[str, Sequence[jax.Array]], responses: Mapping[str, Response], written: Attended):
+        self.start, self.responses, self.written = start, responses, written
 
     def dense(self, name: str, x: jax.Array) -> jax.Array:
-        P, K, inputs, errors = *self.responses[name][:2], self.inputs[name], self.errors[name]
-        if K.ndim == 2:
-            y = (K * (x @ inputs.T)) @ errors
-        elif K.shape[0] == 1:
-            y = jnp.einsum("dts,ts,sd->td", K[0], x @ inputs.T, errors)
-        else:
-            y = jnp.einsum("dts,td,sd->ts", K[:, 0], x, inputs) @ errors
+        response = self.responses[name]
+        y = self.written.attend(name, response.K, x)
         for j, part in enumerate(self.start[name]):
-            y += _scaled_product(P[..., j], x, part)
+            y += _scaled_product(response.P[..., j], x, part)
         return y
 
     def vector(self, name: str) -> jax.Array:
         response = self.responses[name]
-        return combine(response.P, self.start[name]) + mix(response.K, self.errors[name])
+        return combine(response.P, self.start[name]) + self.written.rows(name, response.K)
 
 
 class Factors(NamedTuple):
@@ -235,17 +236,3 @@ def _scaled_product(scale: jax.Array, x: jax.Array, w: jax.Array) -> jax.Array:
         scale = scale[:, None]
         return (scale * x) @ w if w.shape[0] <= w.shape[1] else scale * (x @ w)
     return scale[0].T * (x @ w) if scale.shape[0] == 1 else (scale[:, 0].T * x) @ w
-
-
-def mixed_gradient(factors: Factors, name: str, weights: jax.Array) -> jax.Array:
-    """`sum_s weights[s] G_s`: [S], or per channel [1, D_out, S], -> [...leaf], without forming any G_s."""
-    errors = factors.errors[name]
-    if name not in factors.inputs:
-        return mix(weights[..., None, :], errors)[0]
-    inputs = factors.inputs[name]
-    if weights.ndim == 1:
-        on_inputs, weights = inputs.shape[1] <= errors.shape[1], weights[:, None]
-    else:
-        on_inputs = weights.shape[0] > 1
-        weights = weights[:, 0].T if on_inputs else weights[0].T
-    return (weights * inputs).T @ errors if on_inputs else inputs.T @ (weights * errors)

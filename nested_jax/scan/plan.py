@@ -1,7 +1,7 @@
 """How a memory's rule will be run, and why: the stages of its chain and the implementation chosen."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,10 +19,22 @@ Path = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Neighbouring links of one kind, "linear" or "timewise", as (position in the rule's state, link) pairs."""
+    """Neighbouring links of one kind.
+
+    Attributes:
+      kind: "linear" or "timewise".
+      links: (position in the rule's state, link) pairs.
+      forgets: whether all of them do, see `Structure`.
+    """
 
     kind: str
     links: tuple[tuple[Path, optax.GradientTransformation], ...]
+    forgets: bool = False
+
+    @property
+    def factored(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """The map on thin factors, see `rules.Rule`, if the stage is one such link."""
+        return getattr(self.links[0][1], "factored", None) if len(self.links) == 1 else None
 
     def step(self, updates, states, weights, gates):
         """The links one after the other; `states` is a tuple with one state per link."""
@@ -49,6 +61,7 @@ class Plan:
 
     Attributes:
       implementation: "scan", "dual", "delta" or "materialize".
+      low_rank: whether the timewise stage works on the factors of windows, forming no matrix of a token.
       erases: whether the rule takes out what a layer answers to its input (see `Structure`).
       stages: the rule's stages; the last is linear. Empty for "scan" and for `step_per="chunk"`.
       links: (name, `Structure`) of what was analysed, link by link where the rule shows its links.
@@ -60,6 +73,7 @@ class Plan:
     links: tuple[tuple[str, Structure], ...]
     reason: str
     erases: bool = False
+    low_rank: bool = False
 
 
 def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> Plan:
@@ -107,7 +121,7 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
             reason = (
                 "chunk by chunk: response, and one triangular system per layer for what it takes out of the weights"
             )
-        return Plan("delta", stages, links, reason, erases)
+        return Plan("delta", stages, links, reason, erases=erases)
     if erases and wanted != "auto":
         raise ValueError(
             f"implementation={wanted!r}: expected a rule that does not take out of the weights what a layer answers to "
@@ -116,11 +130,25 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     if wanted == "auto" and spec.chunk_size == 1:
         reason = f"token by token: with chunk_size=1 every gradient is taken at the current weights, and {online}"
         return Plan("scan", (), links, reason)
+    low_rank = wanted != "materialize" and not wide and _low_rank(spec, weights, stages)
     steps = " → ".join("response" if stage.kind == "linear" else "timewise map" for stage in stages)
-    how = "as masked attention, no weights of a token are formed" if len(stages) == 1 else "over materialised updates"
+    attended = len(stages) == 1 or low_rank
+    how = "as masked attention, no weights of a token are formed" if attended else "over materialised updates"
+    if low_rank:
+        how = f"on the factors of windows, {spec.window} × {spec.window} for each token; {how}"
     if wanted == "materialize":
         how = "by an associative scan over materialised weights"
-    return Plan("dual" if wanted == "auto" else wanted, stages, links, f"chunk by chunk: {steps}, {how}")
+    reason = f"chunk by chunk: {steps}, {how}"
+    return Plan("dual" if wanted == "auto" else wanted, stages, links, reason, low_rank=low_rank)
+
+
+def _low_rank(spec: Specification, weights, stages: tuple[Stage, ...]) -> bool:
+    """Whether windows are thin and go, scaled at most, into one map that keeps thin factors."""
+    *early, _ = stages
+    before, timewise = early[:-1], early[-1:]
+    thin = all(w.ndim == 2 and 2 * spec.window <= min(w.shape) for w in weights.values())
+    maps = len(timewise) == 1 and timewise[0].kind == "timewise" and timewise[0].factored is not None
+    return thin and maps and len(before) < 2 and all(stage.kind == "linear" and stage.forgets for stage in before)
 
 
 def _inputs(spec: Specification, weights) -> dict[str, Any]:
@@ -169,9 +197,10 @@ def _analyse(rule, weights, rule_state, gates):
     stages: list[Stage] = []
     for (path, link), (_, found) in zip(links, described, strict=True):
         if stages and stages[-1].kind == found.kind:
-            stages[-1] = Stage(found.kind, (*stages[-1].links, (path, link)))
+            last = stages[-1]
+            stages[-1] = Stage(found.kind, (*last.links, (path, link)), last.forgets and found.forgets)
         else:
-            stages.append(Stage(found.kind, ((path, link),)))
+            stages.append(Stage(found.kind, ((path, link),), found.forgets))
     if stages[-1].kind == "timewise":
         stages.append(Stage("linear", ()))
     for name, found in described:

@@ -7,17 +7,18 @@ an associative scan, timewise ones by `vmap` over the tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nested_jax.scan import response, structure
-from nested_jax.scan.operations import Factors, Operations, mix, mixed_gradient
+from nested_jax.scan.operations import Operations
 from nested_jax.scan.plan import Plan, Stage
 from nested_jax.scan.response import Response
 from nested_jax.scan.state import Carry, Chunk, Specification
 from nested_jax.scan.structure import System
+from nested_jax.scan.updates import Factored, Formed, LowRank, Updates
 
 
 class Prepared(NamedTuple):
@@ -120,7 +121,7 @@ def with_inputs(
     ones = jnp.ones((count, 1, 1), next(iter(inputs.values())).dtype)
     known = {name: inputs[name][:, None, :] if name in inputs else ones for name in carry.weights}
     found, groups, members = structure.systems(
-        step, carry.weights, state, {**gates, "inputs": known}, ready.clocks, count
+        step, carry.weights, state, dict(gates) | {"inputs": known}, ready.clocks, count
     )
     return ready._replace(systems=found, responses=[None] * len(found)), Layout(groups, members)
 
@@ -135,47 +136,6 @@ def roll(prepared: Sequence[Prepared]) -> list[Prepared]:
         )
 
     return [rolled(ready) for ready in prepared]
-
-
-class Updates(Protocol):
-    """The updates of a chunk's tokens, [C, ...leaf] each, formed or not."""
-
-    def mix(self, name: str, weights: jax.Array) -> jax.Array:
-        """`sum_t weights[t] u_t`: [C], or per channel [1, D, C], -> [...leaf]."""
-        ...
-
-    def formed(self) -> dict[str, jax.Array]:
-        """name -> [C, ...leaf]."""
-        ...
-
-
-class Factored(NamedTuple):
-    """Gradients as factors, with the band [C, S] of a window or None."""
-
-    factors: Factors
-    band: jax.Array | None
-
-    def mix(self, name: str, weights: jax.Array) -> jax.Array:
-        return mixed_gradient(self.factors, name, weights if self.band is None else weights @ self.band)
-
-    def formed(self) -> dict[str, jax.Array]:
-        inputs, errors = self.factors
-        each = {
-            name: e if name not in inputs else inputs[name][:, :, None] * e[:, None, :] for name, e in errors.items()
-        }
-        return each if self.band is None else {name: jnp.tensordot(self.band, g, axes=1) for name, g in each.items()}
-
-
-class Formed(NamedTuple):
-    """Updates as arrays: name -> [C, ...leaf]."""
-
-    arrays: dict[str, jax.Array]
-
-    def mix(self, name: str, weights: jax.Array) -> jax.Array:
-        return mix(weights[..., None, :], self.arrays[name])[0]
-
-    def formed(self) -> dict[str, jax.Array]:
-        return self.arrays
 
 
 # One leaf's state in a stage: n arrays of the leaf's shape.
@@ -256,14 +216,20 @@ def chunk(
     weights, rule_state = carry.weights, carry.rule_state
     for stage, layout, ready in zip(plan.stages[:-1], layouts, prepared, strict=False):
         states = stage.states(rule_state)
-        if stage.kind == "timewise":
+        if stage.kind == "timewise" and plan.low_rank:
+            assert isinstance(updates, Factored) and stage.factored is not None
+            updates = LowRank.of(updates, spec.window, stage.factored)
+        elif stage.kind == "timewise":
             updates = Formed(_timewise(stage, states, weights, tokens.gates, ready, updates.formed()))
             states = scatter(weights, states, Layout([], [[] for _ in weights]), {}, ready.after)
         else:
             z = gather(weights, states, layout)
             systems, rolled = by_leaf(layout, weights, ready.systems), by_leaf(layout, weights, ready.responses)
             ended = {name: linear(z[name], systems[name], rolled.get(name), name, updates) for name in z}
-            updates = Formed({name: outputs for name, (outputs, _) in ended.items()})
+            if plan.low_rank:
+                updates = _scaled(updates, systems)
+            else:
+                updates = Formed({name: outputs for name, (outputs, _) in ended.items()})
             states = scatter(weights, states, layout, {name: end for name, (_, end) in ended.items()}, ready.after)
         rule_state = stage.replace(rule_state, states)
 
@@ -285,6 +251,15 @@ def retained(spec: Specification, layouts: Sequence[Layout], weights, prepared: 
         return None
     systems = by_leaf(layouts[-1], weights, prepared[-1].systems)
     return {name: jnp.moveaxis(system.A[..., 0, 0], 0, -1) for name, system in systems.items()}
+
+
+def _scaled(updates: Updates, systems: Mapping[str, System]) -> Factored:
+    """What a linear stage that carries nothing over makes of gradients in factors: `u_t = D_t g_t`."""
+    assert isinstance(updates, Factored)
+    bands = {name: system.D[:, None] * jnp.eye(len(system.D)) for name, system in systems.items()}
+    if updates.bands is not None:
+        bands = {name: systems[name].D[:, None] * band for name, band in updates.bands.items()}
+    return Factored(updates.factors, bands)
 
 
 def _timewise(

@@ -30,6 +30,7 @@ class Structure:
       kind: "linear" (elementwise-linear), "timewise" or "sequential".
       reads_weights: whether the outgoing updates or the state depend on the weights.
       clock: whether the rule carries state that no gradient enters.
+      forgets: whether a linear rule's outgoing updates depend on the gradient alone, `u_t = D_t g_t`.
       erases: whether a linear rule sees, in place of every gradient g, `g + x^T x W`: delta gradient descent.
       reason: in words, why it is not linear; empty for a linear rule.
     """
@@ -37,6 +38,7 @@ class Structure:
     kind: Kind
     reads_weights: bool
     clock: bool
+    forgets: bool = False
     erases: bool = False
     reason: str = ""
 
@@ -176,7 +178,7 @@ def classify(step: Step, weights, state, gates: Mapping[str, Any]) -> Structure:
     clock = bool(clocks)
 
     reason = ""
-    erases = False
+    erases, forgets = False, True
     first_weight = reading.updates + len(reading.state)
     for leaf, (output, members) in enumerate(zip(reading.outputs, reading.members, strict=True)):
         rows = [output, *(reading.state[i] for i in members)]
@@ -184,12 +186,13 @@ def classify(step: Step, weights, state, gates: Mapping[str, Any]) -> Structure:
             reason = reason or _not_linear(value, leaf)
         reason, leaf_erases = (reason, False) if reason else _together(rows, leaf, first_weight + leaf)
         erases = erases or leaf_erases
+        forgets = forgets and _only(output, leaf)
     clock_reason = ""
     for value, owner in zip(reading.state, reading.owners, strict=True):
         if owner is None and isinstance(value, (linearity.Linear, linearity.Opaque)):
             clock_reason = "state of another shape than the weights depends on the gradients"
     if not reason and not clock_reason:
-        return Structure("linear", reading.reads_weights, clock, erases)
+        return Structure("linear", reading.reads_weights, clock, forgets, erases)
     stateless = all(owner is None for owner in reading.owners) and not clock_reason
     if stateless and not reading.reads_weights:
         return Structure("timewise", False, clock, reason=reason)
@@ -209,6 +212,14 @@ def _together(rows: list[Any], update: int, weight: int) -> tuple[str, bool]:
         if projected and len({linearity.identity(c) for c in pair}) > 1:
             return "it takes the weights' answer apart from the gradient", False
     return "", bool(projected)
+
+
+def _only(value: linearity.Value, source: int) -> bool:
+    """Whether no other input than `source` enters, whatever the gates are."""
+    return linearity.is_zero(value) or (
+        isinstance(value, linearity.Linear)
+        and all(key == source or linearity.is_zero(linearity.known(c)) for key, c in value.terms.items())
+    )
 
 
 def _not_linear(value: linearity.Value, leaf: int) -> str:
@@ -261,7 +272,7 @@ def advance_clocks(
 
 
 def systems(
-    step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: list[jax.Array], tokens: int
+    step: Step, weights, state, gates: Mapping[str, Any], clocks: list[jax.Array], tokens: int
 ) -> tuple[list[System], list[int], list[list[int]]]:
     """The linear systems of an elementwise-linear step, one per group of leaves that share theirs.
 

@@ -11,6 +11,7 @@ exact online rule.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,8 +67,10 @@ def write(spec: Specification, start, weights, rule_state, keys, values, importa
     at = retained(spec, start, rule_state, gates) if spec.retain_first else start
     updates = gradient(spec, at, keys, values, importance)
     if rules.reads_inputs(spec.rule, weights):
-        gates = {**gates, "inputs": layer_inputs(spec.network, at, keys), "importance": importance}
-    updates, after = structure.rule_step(spec.rule)(updates, rule_state, weights, gates)
+        known: Mapping[str, Any] = {"inputs": layer_inputs(spec.network, at, keys), "importance": importance, **gates}
+    else:
+        known = gates
+    updates, after = structure.rule_step(spec.rule)(updates, rule_state, weights, known)
     return optax.apply_updates(weights, updates), keep_types(after, rule_state)
 
 

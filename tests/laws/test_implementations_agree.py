@@ -9,9 +9,15 @@ from memory_table import Case
 pytestmark = pytest.mark.usefixtures("x64")
 
 TOLERANCE = 1e-10
-CASES = table.quick_cases() + table.online_cases()[:2] + table.channel_cases()[:2] + table.erasing_cases()[:2]
+CASES = (
+    table.quick_cases()
+    + table.online_cases()[:2]
+    + table.channel_cases()[:2]
+    + table.erasing_cases()[:2]
+    + table.low_rank_cases()[:1]
+)
 ALL_CASES = table.rule_cases(len(table.SETTINGS)) + table.titans_cases((1, 7, 16, 64)) + table.online_cases()
-ALL_CASES += table.channel_cases() + table.erasing_cases()
+ALL_CASES += table.channel_cases() + table.erasing_cases() + table.low_rank_cases()
 
 
 def everything(case: Case, implementation: str):

@@ -15,6 +15,9 @@ PROGRAMS = {
         network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation="delta"
     ),
     "delta gradient descent": nj.Memory(network=nj.networks.MLP(), rule=nj.rules.hope(), chunk_size=8),
+    "Newton-Schulz of windows": nj.Memory(
+        network=nj.networks.MLP(), rule=nj.rules.atlas(momentum=0.0), chunk_size=8, window=2
+    ),
     "token by token": nj.Memory(
         network=nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=1, implementation="scan"
     ),
