@@ -10,6 +10,24 @@ best one (lowest validation loss) on three seeds. The other constants are fixed 
 blocks are trained by the rule, the other parameters by Adam with a fixed learning rate, except for SGD and AdamW, which
 train everything. Losses are means over the validation set after the last step; the learning rate is chosen by the same
 set. A run that was finished is read from --output, so an interrupted comparison goes on.
+
+Measured with the two commands on 2 cores of an AMD EPYC virtual machine, jax 0.10.2, 2026-11-22, 300 steps: validation
+loss, median and range of 3 seeds, and the learning rate that seed 0 chose among five.
+
+==================  =====================  ======  =====================  ======
+optimizer           digits                 rate    text (nats per byte)   rate
+==================  =====================  ======  =====================  ======
+SGD (momentum 0.9)  0.178 (0.143-0.201)    0.1     2.000 (1.989-2.092)    0.3
+AdamW               0.207 (0.163-0.227)    0.03    1.978 (1.941-2.044)    0.01
+Muon                0.140 (0.135-0.189)    0.003   1.855 (1.820-1.880)    0.03
+M3 (ema)            0.204 (0.178-0.251)    1e-05   1.873 (1.872-1.890)    1e-05
+M3 (additive)       0.213 (0.207-0.271)    1e-05   1.964 (1.950-1.980)    0.0001
+delta momentum      0.170 (0.135-0.215)    0.03    2.017 (1.942-2.021)    0.3
+deep momentum       0.189 (0.177-0.205)    0.01    2.059 (2.037-2.125)    0.003
+==================  =====================  ======  =====================  ======
+
+M3 does not win here: it is level with Muon on text, and on digits it fits the training set best by far (0.0015 against
+Muon's 0.011) and generalises worse. Three seeds do not separate neighbours in a column.
 """
 
 import argparse

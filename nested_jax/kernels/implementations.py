@@ -109,9 +109,7 @@ def orthogonalize(
         raise ValueError(f"x must be a matrix or a batch of them, [..., m, n], got shape {x.shape}.")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must have a floating dtype, got {x.dtype}.")
-    if implementation not in IMPLEMENTATIONS:
-        names = ", ".join(map(repr, IMPLEMENTATIONS))
-        raise ValueError(f"implementation must be one of {names}, got {implementation!r}.")
+    check_implementation(implementation)
     if implementation == "auto":
         implementation = choose(x, triples)
     elif reason := refusal(implementation, x):
@@ -121,6 +119,13 @@ def orthogonalize(
     if AxisType.Explicit in sharding.mesh.axis_types:
         return cast(jax.Array, jax.sharding.auto_axes(run, out_sharding=sharding)(x))
     return run(x)
+
+
+def check_implementation(name: str) -> None:
+    """Raises ValueError for a name that is not among `IMPLEMENTATIONS`."""
+    if name not in IMPLEMENTATIONS:
+        names = ", ".join(map(repr, IMPLEMENTATIONS))
+        raise ValueError(f"implementation must be one of {names}, got {name!r}.")
 
 
 def refusal(implementation: str, x: jax.Array) -> str:

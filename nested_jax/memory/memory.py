@@ -41,9 +41,10 @@ class Memory:
       read: the weights that a query reads: "after" its own token's write (Titans), "before" it, or those of the chunk's
         "start" (Hope, LaCT).
       retain_first: whether gradients are taken at the already decayed weights, (1 − decay_t) W (Gated DeltaNet).
-      implementation: "auto", "scan" (token by token), "dual" (masked attention over a chunk), "delta" (exact online
-        gradients of a linear network, in blocks of tokens), "materialize" (associative scan). All give the same
-        numbers; `nj.explain(memory)` says what "auto" chose and why.
+      implementation: "auto", "scan" (token by token), "dual" (masked attention over a chunk), "delta" (gradients that
+        depend on the weights as they are: exact online gradients of a linear network in blocks of tokens, and delta
+        gradient descent over a chunk of any network), "materialize" (associative scan). All give the same numbers;
+        `nj.explain(memory)` says what "auto" chose and why.
 
     Raises:
       ValueError: if a field is out of range or two do not go together.

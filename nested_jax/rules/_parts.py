@@ -189,7 +189,12 @@ def retention(decay: jax.typing.ArrayLike | None = None, *, gate: str = "decay")
     return Rule(_no_state, update, call_text("retention", {"gate": "decay"}, decay=decay, gate=gate))
 
 
-def newton_schulz(coefficients: str | Sequence[Sequence[float]] = "muon", steps: int = 5, eps: float = 1e-7) -> Rule:
+def newton_schulz(
+    coefficients: str | Sequence[Sequence[float]] = "muon",
+    steps: int = 5,
+    eps: float = 1e-7,
+    implementation: str = "auto",
+) -> Rule:
     r"""Orthogonalises updates that are matrices: singular values near 1, singular vectors kept.
 
     See `nested_jax.kernels.orthogonalize` for the iteration, the coefficients and how near to 1.
@@ -199,13 +204,14 @@ def newton_schulz(coefficients: str | Sequence[Sequence[float]] = "muon", steps:
         repeats.
       steps: iterations, at least 1. Atlas calls it a knob for compute at test time.
       eps: added to the Frobenius norm by which the input is divided.
+      implementation: of `nested_jax.kernels.orthogonalize`: `"auto"`, `"xla"`, `"gram"` or a kernel's name.
 
     Returns:
       A stateless rule without gates, for arrays [..., m, n]; leading axes are batch.
 
     Raises:
-      ValueError: for unknown coefficients or fewer than one step; at `update`, for an array with fewer than two axes
-        (our choice: there is no standard way to orthogonalise a vector).
+      ValueError: for unknown coefficients or implementation or fewer than one step; at `update`, for an array with
+        fewer than two axes (our choice: there is no standard way to orthogonalise a vector).
 
     Example:
       >>> rule = newton_schulz("polar_express", steps=8)
@@ -222,6 +228,7 @@ def newton_schulz(coefficients: str | Sequence[Sequence[float]] = "muon", steps:
       `optax.contrib.scale_by_muon` holds the momentum and the orthogonalisation in one; here they are two links.
     """
     polynomials(coefficients, steps)
+    kernels.check_implementation(implementation)
 
     def orthogonalize(path, update):
         if jnp.ndim(update) < 2:
@@ -232,13 +239,14 @@ def newton_schulz(coefficients: str | Sequence[Sequence[float]] = "muon", steps:
                 f"{jax.tree_util.keystr(path) or 'the root'} has shape {jnp.shape(update)}. "
                 "Give vectors and scalars to another rule with optax.partition, or leave them out with optax.masked."
             )
-        return kernels.orthogonalize(update, coefficients, steps, eps)
+        return kernels.orthogonalize(update, coefficients, steps, eps, implementation)
 
     def update(updates, state, params=None, **extra):
         del params, extra
         return jax.tree_util.tree_map_with_path(orthogonalize, updates), state
 
-    defaults = {"coefficients": "muon", "steps": 5, "eps": 1e-7}
-    description = call_text("newton_schulz", defaults, coefficients=coefficients, steps=steps, eps=eps)
+    defaults = {"coefficients": "muon", "steps": 5, "eps": 1e-7, "implementation": "auto"}
+    given = {"coefficients": coefficients, "steps": steps, "eps": eps, "implementation": implementation}
+    description = call_text("newton_schulz", defaults, **given)
     factored = functools.partial(kernels.low_rank_orthogonalize, coefficients=coefficients, steps=steps, eps=eps)
     return Rule(_no_state, update, description, factored=factored)

@@ -1,14 +1,16 @@
-"""`bench rules`: the exact gated delta rule in the delta form against token-by-token scans.
+"""`bench rules`: the exact gated delta rule in the delta form, and three memories in their fast forms, against scans.
 
     python -m nested_jax bench rules
 
 "scan" is `implementation="scan"`, which keeps the state every 64 tokens for the backward pass. The two textbook scans
-are W ← a W; W ← W + b kᵀ(v − k W); y = q W in a `jax.lax.scan` by hand: plain, and checkpointed every 64 tokens. All
-candidates run once per round in one process; medians over the rounds, ratios formed round by round. Forward+backward is
+are W ← a W; W ← W + b kᵀ(v − k W); y = q W in a `jax.lax.scan` by hand: plain, and checkpointed every 64 tokens. The
+memories of the second table have an MLP of twice the width, chunks of 64 and a quarter of the tokens. All candidates
+run once per round in one process; medians over the rounds, ratios formed round by round. Forward+backward is
 the gradient of sum(sin(y)) with respect to weights, keys, values, queries and gates.
 """
 
 import argparse
+import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 
@@ -25,6 +27,14 @@ from nested_jax.scan.triangular import unit_lower_inverse
 IMPLEMENTATIONS = ("delta", "scan")
 CORRELATIONS = (0.0, 0.5, 0.9, 1.0)
 HEADINGS = ("rule", "pass", "implementation", "ms", "× delta", "range", "compile s", "temp MiB")
+WINDOW = 16
+FORMS = {
+    "delta gradient descent": nj.Memory(nj.networks.MLP(expansion=2), rule=nj.rules.hope()),
+    "gates per channel": nj.Memory(nj.networks.MLP(expansion=2)),
+    "Newton-Schulz of windows": nj.Memory(
+        nj.networks.MLP(expansion=2), rule=nj.rules.atlas(momentum=0.0), window=WINDOW
+    ),
+}
 _GROUP = 64
 
 
@@ -71,6 +81,29 @@ def textbook(group: int | None) -> Callable:
         return jnp.swapaxes(y.reshape(count, heads, -1), 0, 1)
 
     return forward
+
+
+def form_data(name: str, options: argparse.Namespace) -> dict:
+    """The inputs of one of `FORMS`: those of `bench scan` with the gates its rule reads."""
+    heads, tokens = options.batch * options.heads, max(1, options.tokens // 4)
+    found = inputs(heads, tokens, options.dim)
+    wanted = [gate for gate, constant in FORMS[name].gates().items() if constant is None]
+    gates = {gate: found["gates"][gate] for gate in wanted}
+    if name == "gates per channel":
+        scale = jax.random.uniform(jax.random.key(2), (heads, tokens, options.dim))
+        gates = {gate: value[..., None] * scale for gate, value in gates.items()}
+    return found | {"gates": gates}
+
+
+def measure_form(name: str, options: argparse.Namespace) -> dict[tuple[str, str], Measured]:
+    """(implementation, pass) -> times, for one of `FORMS`."""
+    calls = {}
+    for implementation in ("auto", "scan"):
+        memory = dataclasses.replace(FORMS[name], implementation=implementation)
+        arguments = (memory.init(jax.random.key(1), options.dim), form_data(name, options))
+        calls[implementation, "forward"] = Compiled(layer(memory), arguments)
+        calls[implementation, "forward+backward"] = Compiled(gradient(layer(memory)), arguments)
+    return interleave(calls, options.rounds)
 
 
 def measure(options: argparse.Namespace) -> dict[tuple[str, str], Measured]:
@@ -132,5 +165,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     size = f"B{options.batch} H{options.heads} T{options.tokens} d{options.dim} f32"
     print(f"{size}, gated delta rule, medians of {options.rounds} interleaved rounds\n")
     print(text_table(HEADINGS, rows("gated delta", measure(options), base="delta")))
+    found = [row for name in FORMS for row in rows(name, measure_form(name, options), base="auto")]
+    print(f"\nMLP memories, chunks of 64, T{max(1, options.tokens // 4)}; windows of {WINDOW}\n")
+    print(text_table([heading.replace("delta", "auto") for heading in HEADINGS], found))
     print("\nInverse of I + A, 64 tokens, f32: relative error against f64\n")
     print(text_table(("correlation", "‖A‖", "ladder", "powers of A"), inverse_errors(options.dim)))

@@ -217,7 +217,8 @@ def chunk(
     for stage, layout, ready in zip(plan.stages[:-1], layouts, prepared, strict=False):
         states = stage.states(rule_state)
         if stage.kind == "timewise" and plan.low_rank:
-            assert isinstance(updates, Factored) and stage.factored is not None
+            assert isinstance(updates, Factored)
+            assert stage.factored is not None
             updates = LowRank.of(updates, spec.window, stage.factored)
         elif stage.kind == "timewise":
             updates = Formed(_timewise(stage, states, weights, tokens.gates, ready, updates.formed()))

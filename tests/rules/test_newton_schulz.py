@@ -275,3 +275,15 @@ def test_under_a_partition_by_rank():
     updates, _ = rule.update(weights, rule.init(weights), weights)
     np.testing.assert_allclose(updates["bias"], -0.1 * jnp.ones([3]), rtol=1e-6)
     np.testing.assert_allclose(updates["kernel"], -0.1 * orthogonalize(jnp.ones([2, 3])), rtol=1e-6)
+
+
+def test_an_implementation_is_passed_on_and_named():
+    rule = rules.newton_schulz(implementation="gram")
+    assert repr(rule) == "newton_schulz(implementation='gram')"
+    update = {"w": jax.random.normal(jax.random.key(0), (4, 12))}
+    found, _ = rule.update(update, rule.init(update))
+    expected, _ = rules.newton_schulz(implementation="xla").update(update, rule.init(update))
+    assert np.allclose(found["w"], expected["w"], atol=1e-5)
+    assert not np.array_equal(found["w"], expected["w"])
+    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'xla', 'gram'"):
+        rules.newton_schulz(implementation="cuda")

@@ -15,6 +15,11 @@ def test_the_tables_have_a_row_for_every_candidate_and_correlation(capsys):
     for what in ("forward", "forward+backward"):
         for name in ("delta", "scan", "textbook scan", "textbook, checkpointed"):
             assert any(line.split()[:-5] == ["gated", "delta", what, *name.split()] for line in text.splitlines())
+    for name in bench_rules.FORMS:
+        for what in ("forward", "forward+backward"):
+            for implementation in ("auto", "scan"):
+                start = [*name.split(), what, implementation]
+                assert any(line.split()[: len(start)] == start for line in text.splitlines())
     errors = {line.split()[0]: line.split()[-2:] for line in text.splitlines() if line.lstrip()[:2] in ("0.", "1.")}
     assert set(errors) == {"0.0", "0.5", "0.9", "1.0"}
     assert all(float(ladder) <= 1e-5 for ladder, _ in errors.values())
