@@ -43,7 +43,7 @@ def low_rank_orthogonalize(
     ========================================  ========  ==================
     factors                                   this      `orthogonalize`
     ========================================  ========  ==================
-    independent                               1e-6      1e-5
+    independent                               1e-6      2e-5
     one row repeated                          1e-4      1e-4
     correlation 0.99 on both sides            5e-4      1e-4
     ========================================  ========  ==================

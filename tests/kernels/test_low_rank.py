@@ -82,21 +82,21 @@ def alike(kind):
     """Windows of 16 in 64 dimensions, f32."""
     left, right = (np.asarray(x) for x in factors(16, 64, 64, jnp.float32))
     if kind == "repeated":
-        left = np.repeat(left[:1], 16, 0)
+        left = np.repeat(left[:, :1], 16, 1)
     if kind == "parallel":
-        left, right = (np.float32(np.sqrt(0.99) * x[:1] + np.sqrt(0.01) * x) for x in (left, right))
+        left, right = (np.float32(np.sqrt(0.99) * x[:, :1] + np.sqrt(0.01) * x) for x in (left, right))
     return jnp.asarray(left), jnp.asarray(right)
 
 
 @pytest.mark.parametrize(
-    ("kind", "own", "of_full"), [("independent", 2e-6, 2e-5), ("repeated", 2e-4, 2e-4), ("parallel", 1e-3, 2e-4)]
+    ("kind", "own", "of_full"), [("independent", 2e-6, 5e-5), ("repeated", 2e-4, 2e-4), ("parallel", 1e-3, 2e-4)]
 )
 def test_rounding_in_float32_is_as_the_docstring_says(kind, own, of_full):
     left, right = alike(kind)
     with jax.enable_x64(True):
-        want = compiled(full, left.astype(jnp.float64), right.astype(jnp.float64), "muon", 5)
+        want = np.asarray(compiled(full, left.astype(jnp.float64), right.astype(jnp.float64), "muon", 5))
     for function, bound in ((between, own), (full, of_full)):
-        error = np.abs(compiled(function, left, right, "muon", 5) - want).max() / np.abs(want).max()
+        error = np.abs(np.asarray(compiled(function, left, right, "muon", 5)) - want).max() / np.abs(want).max()
         assert bound / 20 < error < bound
 
 
