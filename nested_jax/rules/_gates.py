@@ -55,6 +55,8 @@ def read_gate(
     record = _record.get()
     if record is not None:
         record.setdefault(name, _report(constant))
+        if constant is None:
+            record[name] = None
     value = extra.get(name)
     if value is None:
         value = constant
@@ -109,8 +111,8 @@ def gates(rule: optax.GradientTransformation, params: optax.Params | None = None
     Returns:
       For each gate the constant that stands in for it, or None if the gate has to be given at every step. A constant
       that the rule carries in its state (`optax.inject_hyperparams`) is reported as a `jax.ShapeDtypeStruct`. If two
-      links read one gate with different constants, the first one's constant is reported. A stock optax rule has no
-      gates: `{}`.
+      links read one gate, the first one's constant is reported, or None if one of them has none. A stock optax rule has
+      no gates: `{}`.
 
     Raises:
       ValueError: if `rule` is not an optax transformation. What the rule raises on `params` is passed on.

@@ -19,13 +19,18 @@ class Map(NamedTuple):
       forward: accumulator -> weights, of one array.
       inverse: weights -> an accumulator that `forward` maps to them.
       name: how it was built.
-      settle: accumulator -> one that maps to the same weights, after every step. It matters to a decay per channel.
+      settle: accumulator -> one that maps to the same weights, after every step; None for the identity. It matters to a
+        decay per channel.
     """
 
     forward: Callable[[jax.Array], jax.Array]
     inverse: Callable[[jax.Array], jax.Array]
     name: str
-    settle: Callable[[jax.Array], jax.Array] = lambda a: a
+    settle: Callable[[jax.Array], jax.Array] | None = None
+
+    def settled(self, accumulator: jax.Array) -> jax.Array:
+        """`settle`, where there is one."""
+        return accumulator if self.settle is None else self.settle(accumulator)
 
     def __repr__(self) -> str:
         return self.name
@@ -91,7 +96,7 @@ def mirror(rule: optax.GradientTransformation, map: Map) -> Rule:
         steps, after = inner.update(wide, state.rule, state.accumulator, **extra)
 
         def move(step, a):
-            return a if step is None else map.settle(a + step)
+            return a if step is None else map.settled(a + step)
 
         accumulator = jax.tree.map(move, steps, state.accumulator, is_leaf=is_none)
 
@@ -101,7 +106,7 @@ def mirror(rule: optax.GradientTransformation, map: Map) -> Rule:
         output = jax.tree.map(change, updates, params, accumulator, is_leaf=is_none)
         return output, MirrorState(accumulator, after)
 
-    return Rule(init, update, f"mirror({describe_rule(rule)}, {map})")
+    return Rule(init, update, f"mirror({describe_rule(rule)}, {map})", mirrored=(rule, map))
 
 
 def softmax_map(total: float = 1.0, axis: int | None = None) -> Map:

@@ -23,6 +23,7 @@ class Rule(optax.GradientTransformationExtraArgs):
       factored: for a stateless map f of matrices that keeps thin factors, `(left, right) -> z` with
         `f(left.T @ right) == left.T @ z @ right`; else None. Windows of few tokens then go through it without being
         formed.
+      mirrored: for `mirror`, the rule that drives the accumulator and the map from it to the weights; else None.
 
     Example:
       >>> from nested_jax import rules
@@ -32,6 +33,7 @@ class Rule(optax.GradientTransformationExtraArgs):
 
     description: str
     factored: Callable[[jax.Array, jax.Array], jax.Array] | None
+    mirrored: tuple[optax.GradientTransformation, Any] | None
     _links: tuple[optax.GradientTransformation, ...]
 
     def __new__(
@@ -41,11 +43,13 @@ class Rule(optax.GradientTransformationExtraArgs):
         description: str = "",
         links: tuple[optax.GradientTransformation, ...] = (),
         factored: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+        mirrored: tuple[optax.GradientTransformation, Any] | None = None,
     ) -> "Rule":
         rule = super().__new__(cls, init, update)
         rule.description = description or _describe_pair(init, update, ())
         rule._links = links
         rule.factored = factored
+        rule.mirrored = mirrored
         return rule
 
     @classmethod

@@ -58,11 +58,16 @@ def chunk(
         seen = last.responses
         if spec.read == "before":
             seen = {name: response.shift(r) for name, r in seen.items()}
-        if isinstance(last.updates, Factored | LowRank):
+        if plan.map is None and isinstance(last.updates, Factored | LowRank):
             return Mixed(last.z, seen, last.updates), after
         formed = last.updates.formed()
         rows = {name: combine(r.P, last.z[name]) + mix(r.K, formed[name]) for name, r in seen.items()}
+        if plan.map is not None:
+            rows = jax.tree.map(jax.vmap(plan.map.forward), rows)
+            if spec.read == "before":
+                rows = {name: row.at[0].set(weights[name]) for name, row in rows.items()}
         return PerToken(rows), after
 
     gradients = Factored(factors, None if tokens.band is None else dict.fromkeys(weights, tokens.band))
-    return stages.chunk(spec, plan, layouts, carry, tokens, prepared, gradients, by_response, finish)
+    after, y = stages.chunk(spec, plan, layouts, plan.driven(carry), tokens, prepared, gradients, by_response, finish)
+    return plan.written(carry, after), y

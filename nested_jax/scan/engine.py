@@ -99,12 +99,12 @@ def _chunks(
     prepared, layouts = [], []
     if plan.stages:
         flags = jnp.zeros(count, bool) if reset is None else reset
-        fresh_rule_state = state.rule_state if fresh is None else fresh.rule_state
+        driven = plan.driven(carry)
         prepared, layouts = stages.prepare(
             plan,
-            carry.weights,
-            carry.rule_state,
-            fresh_rule_state,
+            driven.weights,
+            driven.rule_state,
+            driven.rule_state if fresh is None else plan.driven(fresh).rule_state,
             rule_gates,
             flags,
             length,
@@ -160,11 +160,12 @@ def _short_chunk(
     prepared, layouts = [], []
     if plan.stages:
         rule_gates = {name: gate[None] for name, gate in gates.items() if name != "window"}
+        driven = plan.driven(carry)
         prepared, layouts = stages.prepare(
             plan,
-            carry.weights,
-            carry.rule_state,
-            carry.rule_state,
+            driven.weights,
+            driven.rule_state,
+            driven.rule_state,
             rule_gates,
             jnp.zeros(1, bool),
             keys.shape[0],

@@ -9,7 +9,7 @@ import optax
 
 from nested_jax import rules
 from nested_jax.scan import affine, structure
-from nested_jax.scan.state import Specification
+from nested_jax.scan.state import Carry, Specification
 from nested_jax.scan.structure import Structure
 
 IMPLEMENTATIONS = ("auto", "scan", "dual", "delta", "materialize")
@@ -62,6 +62,7 @@ class Plan:
     Attributes:
       implementation: "scan", "dual", "delta" or "materialize".
       low_rank: whether the timewise stage works on the factors of windows, forming no matrix of a token.
+      map: from an accumulator, which the stages drive, to the weights; None where they drive the weights themselves.
       erases: whether the rule takes out what a layer answers to its input (see `Structure`).
       stages: the rule's stages; the last is linear. Empty for "scan" and for `step_per="chunk"`.
       links: (name, `Structure`) of what was analysed, link by link where the rule shows its links.
@@ -74,6 +75,21 @@ class Plan:
     reason: str
     erases: bool = False
     low_rank: bool = False
+    map: rules.Map | None = None
+
+    def driven(self, carry: Carry) -> Carry:
+        """What the stages drive and their rule's state: the weights, or the accumulator that they are a map of."""
+        if self.map is None:
+            return carry
+        return Carry(carry.rule_state.accumulator, carry.rule_state.rule, carry.window)
+
+    def written(self, before: Carry, driven: Carry) -> Carry:
+        """The memory's weights and rule state from what the stages left."""
+        if self.map is None:
+            return driven
+        accumulator = jax.tree.map(self.map.settled, driven.weights)
+        state = before.rule_state._replace(accumulator=accumulator, rule=driven.rule_state)
+        return Carry(jax.tree.map(self.map.forward, accumulator), state, driven.window)
 
 
 def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> Plan:
@@ -93,11 +109,17 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     """
     wanted, wide = spec.implementation, [name for name, gate in gates.items() if gate.ndim > 0]
     known = {**gates, **_inputs(spec, weights)}
-    links, stages, obstacle = _analyse(spec.rule, weights, rule_state, known)
+    rule, map = getattr(spec.rule, "mirrored", None) or (spec.rule, None)
+    if map is None or spec.step_per == "chunk":
+        links, stages, obstacle = _analyse(spec.rule, weights, rule_state, known)
+    else:
+        links, stages, obstacle = _analyse(rule, rule_state.accumulator, rule_state.rule, known)
     erases = len(stages) == 1 and any(found.erases for _, found in links)
     if wanted == "scan":
         return Plan("scan", (), links, "token by token, as asked for")
     online = _not_delta(spec, weights, stages, erases, wide)
+    if map is not None:
+        online = f"they are a map of an accumulator, {map}"
     if wanted == "delta" and online:
         raise ValueError(f"implementation='delta': expected gradients that depend on the weights, but {online}")
     if spec.step_per == "chunk":
@@ -107,6 +129,8 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
         obstacle = "with retain_first every token of a window has its own decayed weights"
         if erases:
             obstacle = "with retain_first a rule that takes out the weights' answer has two kinds of weights"
+    if not obstacle and map is not None:
+        obstacle = _not_mapped(spec, map, erases, wide)
     if not obstacle and erases and wide:
         obstacle = f"gate {wide[0]!r} has a value per channel, and the rule takes out the weights' answer"
     if obstacle:
@@ -138,8 +162,22 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
         how = f"on the factors of windows, {spec.window} × {spec.window} for each token; {how}"
     if wanted == "materialize":
         how = "by an associative scan over materialised weights"
+    if map is not None:
+        when = "at its end" if spec.read == "start" else "for every token"
+        low_rank, how = False, f"of an accumulator, and {map} {when}"
     reason = f"chunk by chunk: {steps}, {how}"
-    return Plan("dual" if wanted == "auto" else wanted, stages, links, reason, low_rank=low_rank)
+    return Plan("dual" if wanted == "auto" else wanted, stages, links, reason, low_rank=low_rank, map=map)
+
+
+def _not_mapped(spec: Specification, map: rules.Map, erases: bool, wide: list[str]) -> str:
+    """Why an accumulator's chunk cannot be run at once though its rule can, or ''."""
+    if spec.implementation == "materialize":
+        return "the weights are a map of an accumulator; use 'dual'"
+    if spec.retain_first or erases:
+        return "the rule needs other weights of every token than the map of its accumulator at the chunk's start"
+    if wide and map.settle is not None:
+        return f"gate {wide[0]!r} has a value per channel, and {map} settles its accumulator after every token"
+    return ""
 
 
 def _low_rank(spec: Specification, weights, stages: tuple[Stage, ...]) -> bool:

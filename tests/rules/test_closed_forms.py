@@ -277,7 +277,7 @@ def test_maps_and_their_inverses(name, x64):
     map = MAPS[name]
     weights = map.forward(jnp.asarray(stream(1)[0]))
     close(map.forward(map.inverse(weights)), weights, 1e-10)
-    close(map.forward(map.settle(map.inverse(weights))), weights, 1e-10)
+    close(map.forward(map.settled(map.inverse(weights))), weights, 1e-10)
 
 
 def test_moneta_with_p_and_q_of_two_is_l2(x64):
