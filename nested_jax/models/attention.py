@@ -49,6 +49,50 @@ def rotate(inputs: jax.Array, positions: jax.Array, base: float) -> jax.Array:
     return jnp.concatenate(turned, axis=-1).astype(inputs.dtype)
 
 
+Persistent = tuple[jax.Array, jax.Array]  # keys and values [P, H, D] that every query sees
+
+
+def weigh(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_at: jax.Array,
+    key_at: jax.Array,
+    mask: jax.Array,
+    rope_base: float,
+    persistent: Persistent | None = None,
+) -> jax.Array:
+    """Softmax attention at given places. Scores and their softmax are in float32 or better.
+
+    Args:
+      query: [B, T, H, D].
+      key: [B, S, H, D].
+      value: [B, S, H, D].
+      query_at: [T], the queries' positions.
+      key_at: [S], the keys' positions.
+      mask: bool [B, T, S], which keys a query sees.
+      rope_base: see :func:`rotate`.
+      persistent: keys and values that all queries see, at no position: neither they nor the queries that meet them are
+        rotated (our choice; Titans is silent).
+
+    Returns:
+      [B, T, H, D].
+    """
+    wide, scale = at_least_float32(query.dtype), query.shape[-1] ** -0.5
+
+    turned, keys = rotate(query, query_at, rope_base), rotate(key, key_at, rope_base)
+    scores = jnp.einsum("bthd,bshd->bhts", turned, keys, preferred_element_type=wide)
+    scores = jnp.where(mask[:, None], scores * scale, -jnp.inf)
+    if persistent is None:
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        return jnp.einsum("bhts,bshd->bthd", weights, value)
+    fixed = jnp.einsum("bthd,phd->bhtp", query, persistent[0], preferred_element_type=wide) * scale
+    weights = jax.nn.softmax(jnp.concatenate([fixed, scores], axis=-1), axis=-1).astype(value.dtype)
+    count = len(persistent[0])
+    read = jnp.einsum("bhts,bshd->bthd", weights[..., count:], value)
+    return read + jnp.einsum("bhtp,phd->bthd", weights[..., :count], persistent[1])
+
+
 def attend(
     query: jax.Array,
     key: jax.Array,
@@ -57,10 +101,9 @@ def attend(
     key_segments: jax.Array,
     window: int | None,
     rope_base: float,
+    persistent: Persistent | None = None,
 ) -> jax.Array:
     """Softmax attention of each of T queries over itself and the earlier keys of its document.
-
-    Scores and their softmax are in float32 or better.
 
     Args:
       query: [B, T, H, D]; query t stands at the place of key S − T + t.
@@ -70,6 +113,7 @@ def attend(
       key_segments: [B, S], the document of each key; −1 for an empty place.
       window: how many last places a query sees, itself included; None for all.
       rope_base: see :func:`rotate`.
+      persistent: see :func:`weigh`.
 
     Returns:
       [B, T, H, D].
@@ -79,10 +123,7 @@ def attend(
     distance = query_at[:, None] - key_at[None]
     near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     mask = near[None] & (query_segments[:, :, None] == key_segments[:, None])
-    query, key = rotate(query, query_at, rope_base), rotate(key, key_at, rope_base)
-    scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=at_least_float32(query.dtype))
-    weights = jax.nn.softmax(jnp.where(mask[:, None], scores * query.shape[-1] ** -0.5, -jnp.inf), axis=-1)
-    return jnp.einsum("bhts,bshd->bthd", weights.astype(value.dtype), value)
+    return weigh(query, key, value, query_at, key_at, mask, rope_base, persistent)
 
 
 def attend_in_blocks(
@@ -93,6 +134,7 @@ def attend_in_blocks(
     key_segments: jax.Array,
     window: int,
     rope_base: float,
+    persistent: Persistent | None = None,
 ) -> jax.Array:
     """The same numbers as :func:`attend` for a window, with work and memory in T · window instead of T · S.
 
@@ -106,6 +148,7 @@ def attend_in_blocks(
       key_segments: [B, window + T].
       window: how many last places a query sees, itself included.
       rope_base: see :func:`rotate`.
+      persistent: see :func:`weigh`.
 
     Returns:
       [B, T, H, D].
@@ -132,6 +175,7 @@ def attend_in_blocks(
         pair(key_segments),
         window,
         rope_base,
+        persistent,
     )
     return read.reshape(batch, blocks * window, *query.shape[2:])[:, :length]
 
@@ -139,7 +183,8 @@ def attend_in_blocks(
 class AttentionLayer(nn.Module):
     """Multi-head causal attention, over the whole document or a sliding window, with the state written out.
 
-    Without biases, as in Llama; packed documents do not see one another.
+    Without biases, as in Llama; packed documents do not see one another. Persistent tokens are learned inputs whose
+    keys and values every token sees (Titans eq 19); what they would read themselves goes nowhere and is left out.
 
     Attributes:
       config: heads, window, cache length.
@@ -158,7 +203,16 @@ class AttentionLayer(nn.Module):
             return nn.DenseGeneral(features, use_bias=False, dtype=self.dtype)
 
         self.query, self.key, self.value = dense(), dense(), dense()
+        if self.config.persistent:
+            self.tokens = self.param("persistent", nn.initializers.normal(1.0), (self.config.persistent, self.dim))
         self.output = nn.DenseGeneral(self.dim, axis=(-2, -1), use_bias=False, dtype=self.dtype)
+
+    def persistent(self) -> Persistent | None:
+        """Returns the keys and values of the persistent tokens, [P, H, D] each; None where there are none."""
+        if not self.config.persistent:
+            return None
+        tokens = self.tokens.astype(self.dtype)
+        return self.key(tokens), self.value(tokens)
 
     def start(self, batch_size: int) -> AttentionState:
         """Returns the empty cache."""
@@ -195,12 +249,13 @@ class AttentionLayer(nn.Module):
         keys = jnp.concatenate([past.key, key], axis=1)
         values = jnp.concatenate([past.value, value], axis=1)
         key_segments = jnp.concatenate([jnp.where(filled, 0, -1), segments], axis=1)
+        base, persistent = self.config.rope_base, self.persistent()
         if window is not None and length > window:
-            read = attend_in_blocks(query, keys, values, segments, key_segments, window, self.config.rope_base)
+            read = attend_in_blocks(query, keys, values, segments, key_segments, window, base, persistent)
         elif state is None:
-            read = attend(query, key, value, segments, segments, window, self.config.rope_base)
+            read = attend(query, key, value, segments, segments, window, base, persistent)
         else:
-            read = attend(query, keys, values, segments, key_segments, window, self.config.rope_base)
+            read = attend(query, keys, values, segments, key_segments, window, base, persistent)
         last = segments[:, -1:]
         seen = jnp.sum(segments == last, axis=1) + jnp.where(last[:, 0] == 0, past.length, 0)
         seen = jnp.minimum(seen, places).astype(jnp.int32)

@@ -10,7 +10,8 @@ import jax
 from nested_jax.memory import Memory
 from nested_jax.memory.features import Polynomial
 
-BLOCKS = ("memory", "attention")
+BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lstm")
+WITH_MEMORY, WITH_ATTENTION = frozenset(["memory", "mag", "mal", "mac"]), frozenset(["attention", "mag", "mal", "mac"])
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -68,12 +69,14 @@ class AttentionConfig:
       window: how many last tokens are seen, the current one included; None for all.
       max_length: the longest context where there is no window, hence the size of the cache.
       rope_base: base of the rotary frequencies.
+      persistent: number of learned tokens that every token sees (Titans eq 19).
     """
 
     heads: int = 4
     window: int | None = None
     max_length: int = 4096
     rope_base: float = 10000.0
+    persistent: int = 0
 
     def validate(self) -> None:
         """Raises a ``ValueError`` that names the first field out of range."""
@@ -81,6 +84,7 @@ class AttentionConfig:
         if self.window is not None:
             _at_least("window", self.window, 1)
         _at_least("max_length", self.max_length, 1)
+        _at_least("persistent", self.persistent, 0)
         if not self.rope_base > 1:
             raise ValueError(f"rope_base must be above 1, got {self.rope_base}")
 
@@ -94,9 +98,10 @@ class ModelConfig:
       dim: features of a token.
       layers: number of blocks.
       blocks: kinds of block, repeated over the layers: ``("memory",)`` is Titans' LMM, ``("attention",)`` a
-        Transformer++, ``("memory", "attention")`` alternates.
-      memory: of the memory blocks.
-      attention: of the attention blocks.
+        Transformer++, ``("memory", "attention")`` alternates; ``"mag"``, ``"mal"`` and ``"mac"`` have memory and
+        attention in one layer, as a gate, one after the other, and as context (Titans §4); ``"lstm"`` is a baseline.
+      memory: of the blocks with a memory.
+      attention: of the blocks with attention. A window is what makes them local, and MAC's segment.
       expansion: hidden features of the SwiGLU layers over dim, rounded up to a multiple of 8.
       tie_embeddings: whether the output weights are the embedding's.
       dtype: of the computation ("float32", "bfloat16", "float64"). Parameters are float32 always; memories, norms'
@@ -128,8 +133,13 @@ class ModelConfig:
 
     @property
     def chunk_size(self) -> int:
-        """The grid on which documents begin and states are handed over: the memory's chunk, 1 without a memory."""
-        return self.memory.memory.chunk_size if "memory" in self.kinds else 1
+        """The grid on which documents begin and states are handed over: the memory's chunk, 1 without a memory.
+
+        With MAC it is the segment.
+        """
+        if "mac" in self.kinds and self.attention.window:
+            return self.attention.window
+        return self.memory.memory.chunk_size if WITH_MEMORY & set(self.kinds) else 1
 
     @property
     def hidden(self) -> int:
@@ -151,11 +161,18 @@ class ModelConfig:
         for kind in self.blocks:
             if kind not in BLOCKS:
                 raise ValueError(f"blocks must hold kinds among {BLOCKS}, got {kind!r}")
-        if "memory" in self.kinds:
+        if WITH_MEMORY & set(self.kinds):
             self.memory.validate()
             if self.memory.head_dim is None and self.dim % self.memory.heads:
                 raise ValueError(f"dim must be a multiple of memory.heads={self.memory.heads}, got {self.dim}")
-        if "attention" in self.kinds:
+        if "mac" in self.kinds and (self.attention.window or 0) % self.memory.memory.chunk_size:
+            raise ValueError(
+                f"attention.window must be a multiple of the memory's chunk_size={self.memory.memory.chunk_size} where "
+                f"it is MAC's segment, got {self.attention.window}"
+            )
+        if {"mag", "mal", "mac"} & set(self.kinds) and self.attention.window is None:
+            raise ValueError("attention.window must be given for blocks of memory and attention, got None")
+        if WITH_ATTENTION & set(self.kinds):
             self.attention.validate()
             if self.dim % (2 * self.attention.heads):
                 raise ValueError(

@@ -10,10 +10,22 @@ from flax import linen as nn
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import ModelConfig
+from nested_jax.models.hybrids import ContextState, HybridState, MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
+from nested_jax.models.lstm import LSTMLayer, LSTMState
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 
-BlockState = Any  # MemoryLayerState or AttentionState, by the kind of block
+BlockState = Any  # by the kind of block, see _STATES
+
+_HYBRIDS = {"mag": MemoryAsGate, "mal": MemoryAsLayer, "mac": MemoryAsContext}
+_STATES = {
+    "memory": MemoryLayerState,
+    "attention": AttentionState,
+    "lstm": LSTMState,
+    "mag": HybridState,
+    "mal": HybridState,
+    "mac": ContextState,
+}
 
 
 class Block(nn.Module):
@@ -23,7 +35,7 @@ class Block(nn.Module):
     Gated DeltaNet, whose recipe Titans follows.
 
     Attributes:
-      kind: "memory" or "attention".
+      kind: one of `BLOCKS`.
       config: the model's.
     """
 
@@ -34,8 +46,12 @@ class Block(nn.Module):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         if self.kind == "memory":
             self.mixer = MemoryLayer(config.memory, config.dim, dtype)
-        else:
+        elif self.kind == "attention":
             self.mixer = AttentionLayer(config.attention, config.dim, dtype)
+        elif self.kind == "lstm":
+            self.mixer = LSTMLayer(config.dim, dtype)
+        else:
+            self.mixer = _HYBRIDS[self.kind](config.memory, config.attention, config.dim, dtype)
         self.mixer_norm, self.mlp_norm = RMSNorm(), RMSNorm()
         self.mlp = SwiGLU(config.hidden, dtype)
 
@@ -173,7 +189,7 @@ class LanguageModel(nn.Module):
             )
 
     def _check_state(self, state: tuple[BlockState, ...], batch: int) -> tuple[BlockState, ...]:
-        kinds = tuple(MemoryLayerState if kind == "memory" else AttentionState for kind in self.config.kinds)
+        kinds = tuple(_STATES[kind] for kind in self.config.kinds)
         if not isinstance(state, tuple) or tuple(map(type, state)) != kinds:
             raise ValueError(
                 f"state must be a tuple of {[kind.__name__ for kind in kinds]}, one per block of this model, "

@@ -81,6 +81,11 @@ class MemoryLayer(nn.Module):
             self.coefficients = self.param("coefficients", lambda _: jnp.float32(self.config.features.coefficients()))
 
     @property
+    def width(self) -> int:
+        """Features of all heads."""
+        return self.config.heads * self._head_dim
+
+    @property
     def _head_dim(self) -> int:
         return self.config.head_dim or self.dim // self.config.heads
 
@@ -164,9 +169,11 @@ class MemoryLayer(nn.Module):
             for x in projected.values()
         )
         query, key, value = l2_normalise(query), l2_normalise(key), value * self._head_dim**-0.5
-        if self.config.features is not None:
-            query, key = (self.config.features(x, self.coefficients) for x in (query, key))
-        return query, key, value, buffers
+        return self.expand(query), self.expand(key), value, buffers
+
+    def expand(self, inputs: jax.Array) -> jax.Array:
+        """Queries or keys [..., head_dim] as the memory gets them: the feature map, if there is one."""
+        return inputs if self.config.features is None else self.config.features(inputs, self.coefficients)
 
     def _emit(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
         normed = self.norm(read).reshape(*read.shape[:-2], -1).astype(self.dtype)

@@ -23,9 +23,9 @@ from nested_jax.models import (
 VOCAB, LENGTH, CHUNK, CUT = 16, 18, 4, 8
 
 
-def config(memory=None, window=6, **options):
+def config(memory=None, window=6, persistent=0, **options):
     memory = memory or MemoryConfig(memory=Memory(network=MLP(2, expansion=2), chunk_size=CHUNK), heads=2)
-    attention = AttentionConfig(heads=2, window=window, max_length=LENGTH)
+    attention = AttentionConfig(heads=2, window=window, max_length=LENGTH, persistent=persistent)
     options = {"dtype": "float64", "layers": 1} | options
     return ModelConfig(vocab_size=VOCAB, dim=16, memory=memory, attention=attention, **options)
 
@@ -36,6 +36,10 @@ STACKS = {
     "linear, no convolution": lambda: config(
         MemoryConfig(memory=Memory(Linear(), rule=rules.gated_gradient_descent(), chunk_size=1), heads=2, conv=0)
     ),
+    "gate": lambda: config(blocks=("mag",), persistent=2),
+    "layer": lambda: config(blocks=("mal",), persistent=2),
+    "context": lambda: config(blocks=("mac",), window=2 * CHUNK, persistent=2),
+    "lstm": lambda: config(blocks=("lstm",)),
     "omega over features": lambda: config(
         MemoryConfig(
             memory=Memory(MLP(2, expansion=2, residual=False), rule=rules.omega(), chunk_size=CHUNK, window=3),
