@@ -2,11 +2,14 @@
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import AttentionConfig, MemoryConfig, ModelConfig
+from nested_jax.models.families import FAMILIES, SIZES, count, family
 from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, parameter_count, state_bytes
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 
 __all__ = [
+    "FAMILIES",
+    "SIZES",
     "AttentionConfig",
     "AttentionLayer",
     "AttentionState",
@@ -17,6 +20,8 @@ __all__ = [
     "MemoryLayer",
     "MemoryLayerState",
     "ModelConfig",
+    "count",
+    "family",
     "gate_table",
     "parameter_count",
     "state_bytes",

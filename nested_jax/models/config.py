@@ -23,6 +23,7 @@ class MemoryConfig:
       memory: the network, objective and rule, run once per head.
       heads: number of independent memories.
       head_dim: features of a head; None for dim / heads.
+      key_dim: features of a head's keys and queries, before the feature map; None for head_dim.
       conv: width of the causal convolution after each of the q, k and v projections; 0 for none.
       features: feature map of q and k (Atlas §3.1), with learned Taylor weights; None for the identity.
       max_learning_rate: upper end of the learning rate, before its factor 1 − momentum; it starts at half of that. None
@@ -38,6 +39,7 @@ class MemoryConfig:
     memory: Memory = dataclasses.field(default_factory=Memory)
     heads: int = 4
     head_dim: int | None = None
+    key_dim: int | None = None
     conv: int = 4
     features: Polynomial | None = None
     max_learning_rate: float | None = None
@@ -48,8 +50,9 @@ class MemoryConfig:
     def validate(self) -> None:
         """Raises a ``ValueError`` that names the first field out of range."""
         _at_least("heads", self.heads, 1)
-        if self.head_dim is not None:
-            _at_least("head_dim", self.head_dim, 1)
+        for name in ("head_dim", "key_dim"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
         _at_least("conv", self.conv, 0)
         if self.gate_rank is not None:
             _at_least("gate_rank", self.gate_rank, 1)

@@ -127,7 +127,8 @@ def _channel_wise(config: MemoryConfig, names: Collection[str], channels: int) -
         rule = optax.with_extra_args_support(memory.rule)
         return rule.update(weights, rule.init(weights), weights, **gates)[0]
 
-    dim = (channels if features is None else features.dim(channels), channels)
+    keys = config.key_dim or channels
+    dim = (keys if features is None else features.dim(keys), channels)
     weights = jax.eval_shape(lambda key: memory.init(key, dim), jax.random.key(0))
     try:
         jax.eval_shape(step, weights, {name: jax.ShapeDtypeStruct((channels,), jnp.float32) for name in of_rule})

@@ -163,7 +163,7 @@ class MemoryAsContext(nn.Module):
     def setup(self):
         self.memory = MemoryLayer(self.memory_config, self.dim, self.dtype)
         self.attention = AttentionLayer(self.attention_config, self.dim, self.dtype)
-        self.retrieve_query = nn.Dense(self.memory.width, use_bias=False, dtype=self.dtype)
+        self.retrieve_query = nn.Dense(self.memory.key_width, use_bias=False, dtype=self.dtype)
         self.retrieve_norm = RMSNorm()
         self.retrieve_output = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)
         self.combine = Gated()

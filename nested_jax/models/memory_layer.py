@@ -47,7 +47,8 @@ class MemoryLayer(nn.Module):
     As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
     the memory; normalisation and a gate before the output projection. Our choice where Titans is silent: the norm is
     RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the memory's gates are those of
-    :mod:`nested_jax.models.gates`, initial weights are learned per head, there are no biases elsewhere, and v is
+    :mod:`nested_jax.models.gates`, initial weights are learned per head (where the weights
+    are a map of an accumulator, that is what is learned), there are no biases elsewhere, and v is
     divided by the root of its width to be about as long as k (the output norm makes up for it): a deep memory with
     longer targets needs larger weights, and then its frozen-gradient chunks diverge.
 
@@ -62,12 +63,12 @@ class MemoryLayer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        heads, head_dim = self.config.heads, self._head_dim
+        heads, head_dim, key_dim = self.config.heads, self._head_dim, self._key_dim
 
         def dense(features: int) -> nn.Dense:
             return nn.Dense(features, use_bias=False, dtype=self.dtype)
 
-        self.query, self.key, self.value = (dense(heads * head_dim) for _ in range(3))
+        self.query, self.key, self.value = (dense(heads * width) for width in (key_dim, key_dim, head_dim))
         if self.config.conv:
             self.convolve_query, self.convolve_key, self.convolve_value = (
                 CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
@@ -81,17 +82,21 @@ class MemoryLayer(nn.Module):
             self.coefficients = self.param("coefficients", lambda _: jnp.float32(self.config.features.coefficients()))
 
     @property
-    def width(self) -> int:
-        """Features of all heads."""
-        return self.config.heads * self._head_dim
+    def key_width(self) -> int:
+        """Features of all heads' queries."""
+        return self.config.heads * self._key_dim
 
     @property
     def _head_dim(self) -> int:
         return self.config.head_dim or self.dim // self.config.heads
 
+    @property
+    def _key_dim(self) -> int:
+        return self.config.key_dim or self._head_dim
+
     def _initial_weights(self, key: jax.Array) -> dict[str, jax.Array]:
-        width, features = self._head_dim, self.config.features
-        dim = width if features is None else (features.dim(width), width)
+        width, features = self._key_dim, self.config.features
+        dim = (width if features is None else features.dim(width), self._head_dim)
         weights = jax.vmap(lambda k: self.config.memory.init(k, dim))(jax.random.split(key, self.config.heads))
         return jax.tree.map(jnp.float32, weights)
 
@@ -146,13 +151,18 @@ class MemoryLayer(nn.Module):
         return self._emit(read, inputs), MemoryLayerState(memory, convolution)
 
     def _initial_memory(self) -> dict[str, jax.Array]:
-        return jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
+        weights = jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
+        mirrored = getattr(self.config.memory.rule, "mirrored", None)
+        if mirrored is None:
+            return weights
+        return jax.vmap(lambda one: jax.tree.map(mirrored[1].forward, one))(weights)
 
     def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
         if not self.config.conv:
             return None
-        zeros = jnp.zeros((batch_size, self.config.conv - 1, self.config.heads * self._head_dim), self.dtype)
-        return {"query": zeros, "key": zeros, "value": zeros}
+        heads, dims = self.config.heads, {"query": self._key_dim, "key": self._key_dim, "value": self._head_dim}
+        shape = (batch_size, self.config.conv - 1)
+        return {name: jnp.zeros((*shape, heads * dim), self.dtype) for name, dim in dims.items()}
 
     def _project(
         self, inputs: jax.Array, buffers: dict[str, jax.Array] | None, segments: jax.Array | None
@@ -165,7 +175,7 @@ class MemoryLayer(nn.Module):
             projected = {name: x for name, (x, _) in mixed.items()}
             buffers = {name: buffer for name, (_, buffer) in mixed.items()}
         query, key, value = (
-            nn.silu(x).astype(at_least_float32(self.dtype)).reshape(*x.shape[:2], self.config.heads, self._head_dim)
+            nn.silu(x).astype(at_least_float32(self.dtype)).reshape(*x.shape[:2], self.config.heads, -1)
             for x in projected.values()
         )
         query, key, value = l2_normalise(query), l2_normalise(key), value * self._head_dim**-0.5

@@ -1,0 +1,316 @@
+"""The models of the papers' tables as configurations, in the papers' sizes.
+
+A family is a memory (network, objective, rule, when gradients are taken) and a pattern of blocks. Blocks, width and
+heads of a size are those of Atlas table 7 (Titans and MIRAS train the same sizes; 400m is in the texts only, and takes
+340m's). What no paper prints is the width of the feed-forward layers: here it is chosen so that the model has as many
+parameters as its name says, which also makes families of one size comparable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nested_jax import rules
+from nested_jax.memory import Memory, objectives
+from nested_jax.memory.features import Polynomial
+from nested_jax.memory.networks import MLP, GatedMLP, Linear
+from nested_jax.models.config import AttentionConfig, MemoryConfig, ModelConfig
+from nested_jax.models.language_model import LanguageModel, parameter_count
+
+VOCABULARY = 32_000
+
+
+class Size(NamedTuple):
+    """A size of model.
+
+    Attributes:
+      layers: blocks.
+      dim: features of a token.
+      heads: of memories and attention.
+      parameters: that the name says; None to leave the feed-forward width as it is.
+      vocabulary: token values.
+      chunk: tokens of a chunk where the family does not say.
+      omega: tokens of an Omega window.
+      window: tokens that local attention sees; MAC's segments are an eighth.
+      key_dim: features of a key before polynomial features.
+    """
+
+    layers: int
+    dim: int
+    heads: int
+    parameters: float | None = None
+    vocabulary: int = VOCABULARY
+    chunk: int = 64
+    omega: int = 16
+    window: int = 2048
+    key_dim: int = 16
+
+
+SIZES = {
+    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4),
+    "170m": Size(12, 768, 16, 170e6),
+    "340m": Size(24, 1024, 16, 340e6),
+    "400m": Size(24, 1024, 16, 400e6),
+    "760m": Size(24, 1536, 16, 760e6),
+    "1.3b": Size(18, 2048, 8, 1.3e9),
+}
+
+Build = Callable[[Size], dict[str, Any]]
+FAMILIES: dict[str, Build] = {}
+
+
+def _memory(size: Size, memory: Memory, *blocks: str, **options: Any) -> dict[str, Any]:
+    options = {"momentum": 0.5} | options
+    return {"blocks": blocks or ("memory",), "memory": MemoryConfig(memory=memory, heads=size.heads, **options)}
+
+
+def _family(*names: str) -> Callable[[Build], Build]:
+    def register(build: Build) -> Build:
+        for name in names:
+            FAMILIES[name] = build
+        return build
+
+    return register
+
+
+def _titans(size: Size) -> Memory:
+    return Memory(MLP(), rule=rules.titans(), chunk_size=size.chunk)
+
+
+def _hybrid(base: str, kind: str) -> Build:
+    """The family with its memory blocks replaced by hybrid ones."""
+
+    def build(size: Size) -> dict[str, Any]:
+        fields = FAMILIES[base](size)
+        window = max(size.window // 8, size.chunk) if kind == "mac" else size.window
+        attention = AttentionConfig(heads=size.heads, window=window, persistent=4)
+        return fields | {"blocks": (kind,), "attention": attention}
+
+    return build
+
+
+def _alternating(base: str) -> Build:
+    """The family's memory blocks and local attention in turn (Samba's pattern)."""
+
+    def build(size: Size) -> dict[str, Any]:
+        attention = AttentionConfig(heads=size.heads, window=size.window)
+        return FAMILIES[base](size) | {"blocks": ("memory", "attention"), "attention": attention}
+
+    return build
+
+
+@_family("titans-lmm")
+def _titans_lmm(size: Size) -> dict[str, Any]:
+    """Titans eqs 8-15: MLP of depth 2, l2, momentum and decay."""
+    return _memory(size, _titans(size))
+
+
+def _polynomial(size: Size, memory: Memory) -> dict[str, Any]:
+    """Keys and queries of few features, so that their monomials stay about as many as a head's features."""
+    return _memory(size, memory, features=Polynomial(2), key_dim=size.key_dim)
+
+
+@_family("omeganet")
+def _omeganet(size: Size) -> dict[str, Any]:
+    """Atlas eq 10: the Omega rule over polynomial features."""
+    network = MLP(residual=False)
+    return _polynomial(size, Memory(network, rule=rules.omega(), chunk_size=size.chunk, window=size.omega))
+
+
+@_family("atlas")
+def _atlas(size: Size) -> dict[str, Any]:
+    """Atlas eqs 32-33: the Omega rule's momentum, orthogonalised."""
+    network = MLP(residual=False)
+    return _polynomial(size, Memory(network, rule=rules.atlas(), chunk_size=size.chunk, window=size.omega))
+
+
+@_family("atlas++")
+def _atlas_gated(size: Size) -> dict[str, Any]:
+    """Atlas eq 43: a gated MLP."""
+    network = GatedMLP(residual=False)
+    return _polynomial(size, Memory(network, rule=rules.atlas(), chunk_size=size.chunk, window=size.omega))
+
+
+@_family("dla")
+def _dla(size: Size) -> dict[str, Any]:
+    """Atlas eq 19: deep linear attention, a dot product with decay."""
+    rule = rules.gated_gradient_descent()
+    return _memory(size, Memory(MLP(), objectives.dot_product, rule, chunk_size=size.chunk))
+
+
+@_family("swla")
+def _swla(size: Size) -> dict[str, Any]:
+    """Atlas eq 20: sliding-window linear attention."""
+    rule = rules.gated_gradient_descent()
+    return _memory(size, Memory(Linear(), objectives.dot_product, rule, chunk_size=size.chunk, window=size.omega))
+
+
+@_family("deep-transformer")
+def _deep_transformer(size: Size) -> dict[str, Any]:
+    """Atlas eqs 25-26: a dot product over the features of exp, nothing forgotten."""
+    network, rule = MLP(residual=False), rules.gradient_descent()
+    return _polynomial(size, Memory(network, objectives.dot_product, rule, chunk_size=size.chunk))
+
+
+@_family("dot")
+def _dot(size: Size) -> dict[str, Any]:
+    """Atlas eq 27: the delta rule over a window and the features of exp, nothing forgotten."""
+    network, rule = MLP(residual=False), rules.gradient_descent()
+    return _polynomial(size, Memory(network, rule=rule, chunk_size=size.chunk, window=size.omega))
+
+
+def _miras(size: Size, memory: Memory, **options: Any) -> dict[str, Any]:
+    """Gates per channel by a projection of rank 32; the memory is x + LN(W1 σ(W2 x))."""
+    return _memory(size, memory, gate_rank=min(32, size.dim // 4), **options)
+
+
+@_family("moneta")
+def _moneta(size: Size) -> dict[str, Any]:
+    """MIRAS eqs 24-25, (p, q) = (3, 4); the map at the ends of chunks.
+
+    The gradient of |e|^3 grows with the square of the error, and the LayerNorm divides by the small outputs that the map
+    leaves at the start: with the usual learning rate the chunks diverge.
+    """
+    memory = Memory(MLP(norm=True), objectives.lp(3), rules.moneta(), chunk_size=size.chunk, read="start")
+    return _miras(size, memory, max_learning_rate=1 / (8 * size.chunk))
+
+
+@_family("yaad")
+def _yaad(size: Size) -> dict[str, Any]:
+    """MIRAS eq 26: l2 where the error is small, l1 beyond δ."""
+    return _miras(size, Memory(MLP(norm=True), objectives.huber(), rules.yaad(), chunk_size=size.chunk))
+
+
+@_family("memora")
+def _memora(size: Size) -> dict[str, Any]:
+    """MIRAS eq 27, the softmax at the ends of chunks; gates per token, as the softmax sees no decay per channel."""
+    memory = Memory(MLP(norm=True), rule=rules.memora(axis=0), chunk_size=size.chunk, read="start")
+    return _memory(size, memory)
+
+
+@_family("linear-attention")
+def _linear_attention(size: Size) -> dict[str, Any]:
+    """W ← W + k v^T."""
+    memory = Memory(Linear(), objectives.dot_product, rules.gradient_descent(1.0), chunk_size=size.chunk)
+    return _memory(size, memory)
+
+
+@_family("gated-linear-attention")
+def _gated_linear_attention(size: Size) -> dict[str, Any]:
+    """W ← (1 − α_t) W + k v^T with a decay per token and head, as Mamba-2; RetNet's is constant, GLA's per channel."""
+    memory = Memory(Linear(), objectives.dot_product, rules.gated_gradient_descent(1.0), chunk_size=size.chunk)
+    return _memory(size, memory)
+
+
+@_family("deltanet")
+def _deltanet(size: Size) -> dict[str, Any]:
+    """W ← W − β k (k W − v)^T, exact."""
+    memory = Memory(Linear(), rule=rules.gradient_descent(), chunk_size=1)
+    return _memory(size, memory, max_learning_rate=1.0)
+
+
+def _gated_delta(largest: float) -> Build:
+    def build(size: Size) -> dict[str, Any]:
+        """Gated DeltaNet: the decay first, then the delta rule, exact."""
+        memory = Memory(Linear(), rule=rules.gated_gradient_descent(), chunk_size=1, retain_first=True)
+        return _memory(size, memory, max_learning_rate=largest)
+
+    return build
+
+
+FAMILIES |= {"gated-deltanet": _gated_delta(1.0), "gated-deltanet-2": _gated_delta(2.0)}
+
+
+@_family("ttt-linear")
+def _ttt_linear(size: Size) -> dict[str, Any]:
+    """TTT §2: x + LN(x W), gradients over mini-batches of 16, η = sigmoid."""
+    memory = Memory(MLP(depth=1, norm=True), rule=rules.gradient_descent(), chunk_size=min(16, size.chunk))
+    return _memory(size, memory, max_learning_rate=1.0)
+
+
+@_family("ttt-mlp")
+def _ttt_mlp(size: Size) -> dict[str, Any]:
+    """TTT §2: x + LN(W1 σ(W2 x)), gradients over mini-batches of 16, η = 0.1 sigmoid."""
+    memory = Memory(MLP(norm=True), rule=rules.gradient_descent(), chunk_size=min(16, size.chunk))
+    return _memory(size, memory, max_learning_rate=0.1)
+
+
+@_family("transformer++")
+def _transformer(size: Size) -> dict[str, Any]:
+    """Rotary attention over everything, SwiGLU, RMSNorm."""
+    return {"blocks": ("attention",), "attention": AttentionConfig(heads=size.heads)}
+
+
+@_family("sliding-window")
+def _sliding_window(size: Size) -> dict[str, Any]:
+    """The same over a window."""
+    return {"blocks": ("attention",), "attention": AttentionConfig(heads=size.heads, window=size.window)}
+
+
+@_family("lstm")
+def _lstm(size: Size) -> dict[str, Any]:
+    """The recurrent baseline of Nested Learning's table 5."""
+    return {"blocks": ("lstm",)}
+
+
+FAMILIES |= {f"titans-{kind}": _hybrid("titans-lmm", kind) for kind in ("mac", "mag", "mal")}
+FAMILIES |= {f"{base}-{kind}": _hybrid(base, kind) for base in ("omeganet", "atlas") for kind in ("mag", "mal")}
+FAMILIES |= {f"{base}-h": _alternating(base) for base in ("moneta", "yaad", "memora", "gated-deltanet")}
+
+
+def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
+    """A model of the papers' tables.
+
+    Args:
+      name: one of `FAMILIES`.
+      size: one of `SIZES`; those with a number have that many parameters, to within a feed-forward feature per block.
+      **fields: fields of `ModelConfig` to replace; the parameters are counted with them.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ValueError: for an unknown family or size; if the size has too few parameters for what is not feed-forward.
+
+    Example:
+      >>> config = family("titans-mag", "170m")
+      >>> config.kinds[:2], config.dim, config.attention.window
+      (('mag', 'mag'), 768, 2048)
+      >>> round(count(config) / 1e6)
+      170
+    """
+    for what, given, known in (("family", name, FAMILIES), ("size", size, SIZES)):
+        if given not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}, got {given!r}")
+    found = SIZES[size]
+    common = {"vocab_size": found.vocabulary, "dim": found.dim, "layers": found.layers}
+    config = ModelConfig(**common | FAMILIES[name](found) | fields)
+    if found.parameters is None or "expansion" in fields:
+        return config
+    # Counts are affine in the hidden width: from two of them, the width that makes the third.
+    narrow, wide = (dataclasses.replace(config, expansion=e) for e in (1, 2))
+    slope = (count(wide) - count(narrow)) / (wide.hidden - narrow.hidden)
+    hidden = narrow.hidden + (found.parameters - count(narrow)) / slope
+    if hidden < 8:
+        raise ValueError(
+            f"size {size!r} has {found.parameters:.3g} parameters, fewer than {name!r} without feed-forward"
+        )
+    return dataclasses.replace(config, expansion=hidden / config.dim)
+
+
+def count(config: ModelConfig) -> int:
+    """The parameters of a model; nothing is computed, only shapes, of one block of every kind."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+
+    def block(kind: str) -> int:
+        one = LanguageModel(dataclasses.replace(config, blocks=(kind,), layers=1))
+        return parameter_count(jax.eval_shape(one.init, jax.random.key(0), tokens)["params"]["blocks_0"])
+
+    blocks = {kind: block(kind) for kind in set(config.kinds)}
+    ends = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2) + config.dim
+    return sum(blocks[kind] for kind in config.kinds) + ends

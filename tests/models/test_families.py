@@ -1,0 +1,96 @@
+"""Every family of the tables: its sizes, its laws, and that it learns."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_language_model import CUT, LENGTH, Built, close, tokens
+
+from nested_jax.models import FAMILIES, SIZES, LanguageModel, count, family, parameter_count
+
+QUICK = ("atlas-mag",)
+some_families = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_has_the_parameters_its_size_says(name):
+    for size, (*_, parameters, _, _, _, _, _) in ((size, SIZES[size]) for size in SIZES):
+        config = family(name, size)
+        config.validate()
+        if parameters is not None:
+            assert abs(count(config) - parameters) < 0.005 * parameters
+            assert 0.2 < config.expansion < 6
+
+
+@pytest.mark.parametrize("name", ["titans-mag", "gated-deltanet-h"])
+def test_count_is_that_of_the_whole_model(name):
+    config = family(name, layers=3)
+    variables = jax.eval_shape(LanguageModel(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert count(config) == parameter_count(variables["params"])
+
+
+@some_families
+def test_obeys_the_laws(name, x64):
+    """Causal; row by row; the same in parallel, in pieces and token by token; packed documents are separate ones."""
+    built, given = Built(family(name, vocab_size=16, dtype="float64", layers=2)), tokens()
+    whole, last = built.parallel(given)
+    assert jnp.isfinite(whole).all()
+    for place in (CUT - 1, CUT, LENGTH - 1):
+        other = given.copy()
+        other[0, place] = (other[0, place] + 1) % 16
+        after, _ = built.parallel(other)
+        np.testing.assert_array_equal(after[0, :place], whole[0, :place])
+        np.testing.assert_array_equal(after[1], whole[1])
+        assert jnp.any(after[0, place] != whole[0, place])
+    first, state = built.steps(given[:, :CUT], built.start(2))
+    close(first, whole[:, :CUT])
+    rest, end = built.run(given[:, CUT:], state)
+    close(rest, whole[:, CUT:])
+    assert jax.tree.map(jnp.shape, end) == jax.tree.map(jnp.shape, last)
+    close(built.steps(given[:, CUT:], state)[0], rest)
+    chunk = built.config.chunk_size
+    reset = np.zeros((2, -(-LENGTH // chunk)), bool)
+    reset[0, CUT // chunk] = True
+    packed, _ = built.parallel(given, reset)
+    alone, _ = built.run(given[:, CUT:], built.start(2))
+    close(packed, jnp.stack([jnp.concatenate([whole[0, :CUT], alone[0]]), whole[1]]))
+
+
+@some_families
+def test_learns(name):
+    """20 steps on the bytes of this file."""
+    text = np.frombuffer(pathlib.Path(__file__).read_bytes(), np.uint8).astype(np.int32)
+    model, rule = LanguageModel(family(name)), optax.adam(3e-3)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    state = rule.init(params)
+
+    @jax.jit
+    def step(params, state, tokens):
+        def loss(params):
+            logits, _ = model.apply({"params": params}, tokens[:, :-1])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = rule.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    draw, losses = np.random.default_rng(0), []
+    for _ in range(20):
+        starts = draw.integers(0, len(text) - 66, 8)
+        batch = np.stack([text[start : start + 65] for start in starts])
+        params, state, loss = step(params, state, batch)
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-3:]) < losses[0] - 0.5
+
+
+def test_unknown_names_are_named():
+    with pytest.raises(ValueError, match=r"family must be one of titans-lmm, .* got 'titan'"):
+        family("titan")
+    with pytest.raises(ValueError, match=r"size must be one of tiny, 170m, .* got '7b'"):
+        family("atlas", "7b")
