@@ -316,6 +316,8 @@ def test_constants_with_a_value_per_channel_are_seen_like_gates(rule):
     assert not plan(nj.chain(nj.rules.newton_schulz(), rule), linear).low_rank
     scaled = optax.stateless(lambda updates, _: jax.tree.map(lambda g: g * ARRAY[None], updates))
     assert not plan(nj.chain(scaled, nj.rules.newton_schulz(), LR), linear).low_rank
+    one_leaf = by_name(nj.rules.retention(ARRAY), "w1")
+    assert not plan(nj.chain(nj.rules.newton_schulz(), LR, one_leaf)).low_rank
 
 
 def answer(weight, x):
