@@ -138,6 +138,8 @@ def channel_cases() -> list[Case]:
 
 def erasing_cases() -> list[Case]:
     """Delta gradient descent on every kind of network, alone, with decay, with a momentum behind it."""
+    delta = nj.rules.delta_gradient_descent()
+    one_layer = nj.chain(optax.masked(delta, lambda tree: {name: name == "w1" for name in tree}), optax.scale(0.5))
     with_momentum = nj.chain(nj.rules.delta_gradient_descent(), nj.rules.momentum(), nj.rules.retention())
     settings = (
         ("mlp", nj.rules.hope(), {"chunk_size": 4, "read": "after", "tokens": 10, "reset": True}),
@@ -145,6 +147,7 @@ def erasing_cases() -> list[Case]:
         ("deep", with_momentum, {"chunk_size": 5, "read": "before", "tokens": 11}),
         ("gated", nj.rules.delta_gradient_descent(), {"chunk_size": 16, "read": "start", "tokens": 18}),
         ("linear", nj.rules.hope(), {"chunk_size": 7, "read": "after", "tokens": 7}),
+        ("mlp", one_layer, {"chunk_size": 4, "read": "before", "tokens": 6}),
     )
     return [case("erasing", rule, False, network, setting) for network, rule, setting in settings]
 

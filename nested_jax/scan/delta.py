@@ -238,7 +238,7 @@ def erased(
 ) -> tuple[Factors, Prepared, Layout]:
     """A chunk's gradients with what delta gradient descent adds to them, in factors again.
 
-    The naive code, for one layer with inputs x and errors e, W its weights before each token:
+    The naive code, for one layer that is erased from, with inputs x and errors e, W its weights before each token:
 
         for t in range(C):
             e[t] += x[t] @ W
@@ -262,7 +262,7 @@ def erased(
     rolled = stages.by_leaf(layout, carry.weights, ready.responses)
 
     def solve(name: str, errors: jax.Array) -> jax.Array:
-        if name not in factors.inputs:
+        if name not in plan.erases:
             return errors
         x, before = factors.inputs[name], response.shift(rolled[name])
         found = errors + _answers(before.P, x, z[name])

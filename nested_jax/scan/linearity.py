@@ -304,7 +304,7 @@ def _opaque(inputs: Sequence[Value], name: str) -> Opaque:
 
 
 def _data_free(eqn, name: str, shape, inputs, scalars: _Scalars) -> list[Value]:
-    if inputs and isinstance(inputs[0], Inputs) and name == "transpose":
+    if inputs and isinstance(inputs[0], Inputs) and name == "transpose" and eqn.params["permutation"] == (1, 0):
         x = inputs[0]
         return [Inputs(jnp.transpose(x.value), x.leaf, not x.transposed)]
     if all(isinstance(v, Uniform) for v in inputs):
@@ -344,7 +344,8 @@ def _product(eqn, inputs: list[Value]) -> Linear | None:
     x, y = inputs
     if not (isinstance(x, Inputs) and isinstance(y, Linear)) or common_shape(list(y.terms.values())) != ():
         return None
-    if eqn.params["dimension_numbers"] != (((1,), (0,)), ((), ())):
+    exact = eqn.outvars[0].aval.dtype == eqn.invars[1].aval.dtype
+    if eqn.params["dimension_numbers"] != (((1,), (0,)), ((), ())) or not exact:
         return None
     terms = {source: c for source, c in y.terms.items() if not isinstance(source, Projection)}
     if not x.transposed and y.leaf == x.leaf and len(terms) == len(y.terms):

@@ -24,7 +24,7 @@ def trajectory(z: Z, system: System, updates: jax.Array) -> jax.Array:
     channels = system.A.shape[1:-2]
     if channels:
         axis = max(range(len(channels)), key=lambda i: channels[i])
-        each = System(*(x.reshape(len(x), -1, *x.shape[1 + len(channels) :]) for x in system))
+        each = System(*(x.reshape(len(x), channels[axis], *x.shape[1 + len(channels) :]) for x in system))
         return jax.vmap(trajectory, (axis, 1, 1 + axis), 2 + axis)(z, each, updates)
     pushed = jax.vmap(lambda b, g: jnp.tensordot(b, g, axes=0))(system.B, updates)
 

@@ -63,7 +63,7 @@ class Plan:
       implementation: "scan", "dual", "delta" or "materialize".
       low_rank: whether the timewise stage works on the factors of windows, forming no matrix of a token.
       map: from an accumulator, which the stages drive, to the weights; None where they drive the weights themselves.
-      erases: whether the rule takes out what a layer answers to its input (see `Structure`).
+      erases: the weights of those layers whose answers to their inputs the rule takes out (see `Structure`).
       stages: the rule's stages; the last is linear. Empty for "scan" and for `step_per="chunk"`.
       links: (name, `Structure`) of what was analysed, link by link where the rule shows its links.
       reason: why this implementation, in words.
@@ -73,7 +73,7 @@ class Plan:
     stages: tuple[Stage, ...]
     links: tuple[tuple[str, Structure], ...]
     reason: str
-    erases: bool = False
+    erases: frozenset[str] = frozenset()
     low_rank: bool = False
     map: rules.Map | None = None
 
@@ -108,16 +108,19 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
       ValueError: if `spec.implementation` cannot run this rule; the message says why.
     """
     wanted, wide = spec.implementation, [name for name, gate in gates.items() if gate.ndim > 0]
-    known = {**gates, **_inputs(spec, weights)}
+    known = {**_inputs(spec, weights), **gates}
     rule, map = getattr(spec.rule, "mirrored", None) or (spec.rule, None)
     if map is None or spec.step_per == "chunk":
-        links, stages, obstacle = _analyse(spec.rule, weights, rule_state, known)
+        whole, links, stages, obstacle = _analyse(spec.rule, weights, rule_state, known)
     else:
-        links, stages, obstacle = _analyse(rule, rule_state.accumulator, rule_state.rule, known)
-    erases = len(stages) == 1 and any(found.erases for _, found in links)
+        whole, links, stages, obstacle = _analyse(rule, rule_state.accumulator, rule_state.rule, known)
+    erases = frozenset(name for i, name in enumerate(sorted(weights)) if i in whole.erases)
+    channels = f"gate {wide[0]!r} has a value per channel" if wide else ""
+    if not wide and any(found.channels for found in (whole, *(found for _, found in links))):
+        channels = "a constant of the rule has a value per channel"
     if wanted == "scan":
         return Plan("scan", (), links, "token by token, as asked for")
-    online = _not_delta(spec, weights, stages, erases, wide)
+    online = _not_delta(spec, weights, stages, erases, channels)
     if map is not None:
         online = f"they are a map of an accumulator, {map}"
     if wanted == "delta" and online:
@@ -130,9 +133,11 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
         if erases:
             obstacle = "with retain_first a rule that takes out the weights' answer has two kinds of weights"
     if not obstacle and map is not None:
-        obstacle = _not_mapped(spec, map, erases, wide)
-    if not obstacle and erases and wide:
-        obstacle = f"gate {wide[0]!r} has a value per channel, and the rule takes out the weights' answer"
+        obstacle = _not_mapped(spec, map, bool(erases), channels)
+    if not obstacle and erases and channels:
+        obstacle = f"{channels}, and the rule takes out the weights' answer"
+    if not obstacle and "inputs" in known and not erases:
+        obstacle = "it reads the layers' inputs for other things than what they answer"
     if obstacle:
         if wanted != "auto":
             raise ValueError(
@@ -154,7 +159,7 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     if wanted == "auto" and spec.chunk_size == 1:
         reason = f"token by token: with chunk_size=1 every gradient is taken at the current weights, and {online}"
         return Plan("scan", (), links, reason)
-    low_rank = wanted != "materialize" and not wide and _low_rank(spec, weights, stages)
+    low_rank = wanted != "materialize" and not channels and _low_rank(spec, weights, stages)
     steps = " → ".join("response" if stage.kind == "linear" else "timewise map" for stage in stages)
     attended = len(stages) == 1 or low_rank
     how = "as masked attention, no weights of a token are formed" if attended else "over materialised updates"
@@ -169,14 +174,14 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
     return Plan("dual" if wanted == "auto" else wanted, stages, links, reason, low_rank=low_rank, map=map)
 
 
-def _not_mapped(spec: Specification, map: rules.Map, erases: bool, wide: list[str]) -> str:
+def _not_mapped(spec: Specification, map: rules.Map, erases: bool, channels: str) -> str:
     """Why an accumulator's chunk cannot be run at once though its rule can, or ''."""
     if spec.implementation == "materialize":
         return "the weights are a map of an accumulator; use 'dual'"
     if spec.retain_first or erases:
         return "the rule needs other weights of every token than the map of its accumulator at the chunk's start"
-    if wide and map.settle is not None:
-        return f"gate {wide[0]!r} has a value per channel, and {map} settles its accumulator after every token"
+    if channels and map.settle is not None:
+        return f"{channels}, and {map} settles its accumulator after every token"
     return ""
 
 
@@ -190,17 +195,18 @@ def _low_rank(spec: Specification, weights, stages: tuple[Stage, ...]) -> bool:
 
 
 def _inputs(spec: Specification, weights) -> dict[str, Any]:
-    """The shapes of every layer's input at one token, for a rule that reads them."""
+    """The shapes of every layer's input at one token, and of their importance, for a rule that reads them."""
     if spec.step_per == "chunk" or not rules.reads_inputs(spec.rule, weights):
         return {}
 
     def shape(weight):
         return jax.ShapeDtypeStruct((spec.window, weight.shape[0] if weight.ndim > 1 else 1), weight.dtype)
 
-    return {"inputs": {name: shape(weight) for name, weight in weights.items()}}
+    importance = jax.ShapeDtypeStruct((spec.window,), next(iter(weights.values())).dtype)
+    return {"inputs": {name: shape(weight) for name, weight in weights.items()}, "importance": importance}
 
 
-def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...], erases: bool, wide: list[str]) -> str:
+def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...], erases: frozenset[str], channels: str) -> str:
     """Why the delta form cannot run a memory whose rule has these stages, or ''."""
     if erases and spec.chunk_size > 1 and spec.step_per == "token":
         return ""
@@ -211,13 +217,13 @@ def _not_delta(spec: Specification, weights, stages: tuple[Stage, ...], erases: 
         return f"with window={spec.window} a token's gradient is that of several tokens"
     if len(stages) > 1:
         return "the rule has a map that is not linear"
-    if wide:
-        return f"gate {wide[0]!r} has a value per channel"
+    if channels:
+        return channels
     return affine.read(spec, weights)[1]
 
 
 def _analyse(rule, weights, rule_state, gates):
-    """(links with their structure, stages, why it cannot be run over a chunk at once or '')."""
+    """(structure, links with theirs, stages, why it cannot be run over a chunk at once or '')."""
     whole = structure.classify(structure.rule_step(rule), weights, rule_state, gates)
     links = _flatten(rule)
     described = tuple(
@@ -228,10 +234,10 @@ def _analyse(rule, weights, rule_state, gates):
         for path, link in links
     )
     if whole.kind == "linear":
-        return described, (Stage("linear", (((), rule),)),), ""
+        return whole, described, (Stage("linear", (((), rule),)),), ""
     for name, found in described:
         if found.kind == "sequential":
-            return described, (), f"{name} is sequential: {found.reason}"
+            return whole, described, (), f"{name} is sequential: {found.reason}"
     stages: list[Stage] = []
     for (path, link), (_, found) in zip(links, described, strict=True):
         if stages and stages[-1].kind == found.kind:
@@ -243,12 +249,22 @@ def _analyse(rule, weights, rule_state, gates):
         stages.append(Stage("linear", ()))
     for name, found in described:
         if found.erases:
-            return described, (), f"{name} takes out the weights' answer, in a chain with a map that is not linear"
+            return (
+                whole,
+                described,
+                (),
+                f"{name} takes out the weights' answer, in a chain with a map that is not linear",
+            )
     early = [link for stage in stages[:-1] for link in stage.links]
     for (path, link), (name, found) in zip(links, described, strict=True):
         if found.reads_weights and (path, link) in early:
-            return described, (), f"{name} reads the weights before a map that is not linear"
-    return described, tuple(stages), ""
+            return whole, described, (), f"{name} reads the weights before a map that is not linear"
+    for stage in stages:
+        if stage.kind == "linear" and len(stage.links) > 1:
+            found = structure.classify(stage.step, weights, stage.states(rule_state), gates)
+            if found.kind != "linear":
+                return whole, described, (), f"links that are linear alone are not so together: {found.reason}"
+    return whole, described, tuple(stages), ""
 
 
 def _flatten(rule, path: Path = ()) -> list[tuple[Path, optax.GradientTransformation]]:

@@ -17,7 +17,7 @@ from nested_jax.scan.operations import Operations
 from nested_jax.scan.plan import Plan, Stage
 from nested_jax.scan.response import Response
 from nested_jax.scan.state import Carry, Chunk, Specification
-from nested_jax.scan.structure import System
+from nested_jax.scan.structure import Step, System
 from nested_jax.scan.updates import Factored, Formed, LowRank, Updates
 
 
@@ -86,7 +86,8 @@ def prepare(
     for index, stage in enumerate(plan.stages):
         step, state = stage_view(plan, index, weights, rule_state)
         _, fresh = stage_view(plan, index, weights, fresh_state)
-        clocks, after = structure.advance_clocks(step, weights, state, gates, resets, fresh, length)
+        ticking = _with_ones(step, weights) if plan.erases else step
+        clocks, after = structure.advance_clocks(ticking, weights, state, gates, resets, fresh, length)
         found, responses, layout = [], [], Layout([], [])
         if stage.kind == "linear" and not plan.erases:
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (dict(gates), clocks))
@@ -99,6 +100,15 @@ def prepare(
         prepared.append(Prepared(clocks, after, found, responses))
         layouts.append(layout)
     return prepared, layouts
+
+
+def _with_ones(step: Step, weights) -> Step:
+    """A step that is shown inputs which its clocks do not depend on."""
+    inputs = {name: jnp.ones((1, w.shape[0] if w.ndim > 1 else 1), w.dtype) for name, w in weights.items()}
+    importance = jnp.ones(1, next(iter(weights.values())).dtype)
+    return lambda updates, state, weights, gates: step(
+        updates, state, weights, {"inputs": inputs, "importance": importance, **gates}
+    )
 
 
 def with_inputs(
@@ -120,9 +130,8 @@ def with_inputs(
     count = len(next(iter(inputs.values())))
     ones = jnp.ones((count, 1, 1), next(iter(inputs.values())).dtype)
     known = {name: inputs[name][:, None, :] if name in inputs else ones for name in carry.weights}
-    found, groups, members = structure.systems(
-        step, carry.weights, state, dict(gates) | {"inputs": known}, ready.clocks, count
-    )
+    known = {"inputs": known, "importance": ones[:, 0], **gates}
+    found, groups, members = structure.systems(step, carry.weights, state, known, ready.clocks, count)
     return ready._replace(systems=found, responses=[None] * len(found)), Layout(groups, members)
 
 

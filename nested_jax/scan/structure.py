@@ -31,7 +31,9 @@ class Structure:
       reads_weights: whether the outgoing updates or the state depend on the weights.
       clock: whether the rule carries state that no gradient enters.
       forgets: whether a linear rule's outgoing updates depend on the gradient alone, `u_t = D_t g_t`.
-      erases: whether a linear rule sees, in place of every gradient g, `g + x^T x W`: delta gradient descent.
+      channels: whether a linear rule has coefficients with a value per channel, from gates or constants.
+      erases: the leaves of the weights where a linear rule sees, in place of every gradient g, `g + x^T x W`: delta
+        gradient descent.
       reason: in words, why it is not linear; empty for a linear rule.
     """
 
@@ -39,7 +41,8 @@ class Structure:
     reads_weights: bool
     clock: bool
     forgets: bool = False
-    erases: bool = False
+    channels: bool = False
+    erases: frozenset[int] = frozenset()
     reason: str = ""
 
 
@@ -100,15 +103,19 @@ class Reading(NamedTuple):
     reads_weights: bool
 
 
-def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: list[Any]) -> Reading:
+def read(
+    step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: list[Any], hide_inputs: bool = False
+) -> Reading:
     """Interprets one step.
 
     Args:
       step: the update, with or without the weights in its state.
       weights: tree of arrays or shapes.
       state: the step's state, arrays or shapes.
-      gates: one token's gates; "inputs", if there, maps the name of a weight to its layer's inputs, [N, D_in].
+      gates: one token's gates; "inputs", if there, maps the name of a weight to its layer's inputs, [N, D_in], and
+        "importance" are the weights of these inputs, [N], 1 for a single one.
       clocks: the values of the state's clock leaves at this token, in order.
+      hide_inputs: whether all that layers' inputs enter is to be opaque.
 
     Returns:
       The reading.
@@ -126,7 +133,7 @@ def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: lis
         inputs.append(linearity.known(next(remaining)) if owner is None else _unit(count + i, owner, leaf))
     first_weight = count + len(state_leaves)
     inputs += [_unit(first_weight + i, i, leaf) for i, leaf in enumerate(weight_leaves)]
-    inputs += _gate_values(weights, gates)
+    inputs += _gate_values(weights, gates, hide_inputs)
 
     values = linearity.interpret(closed.jaxpr, closed.consts, inputs)
     reads_weights = any(
@@ -139,11 +146,17 @@ def read(step: Step, weights, state, gates: Mapping[str, jax.Array], clocks: lis
     return Reading(values[:count], values[count:], state_owners, members, count, reads_weights)
 
 
-def _gate_values(weights, gates: Mapping[str, Any]) -> list[linearity.Value]:
-    """The gates as values; one layer's single input becomes that layer's `Inputs`."""
+def _gate_values(weights, gates: Mapping[str, Any], hide_inputs: bool) -> list[linearity.Value]:
+    """The gates as values; one layer's single input becomes that layer's `Inputs`, its importance the number 1."""
     leaves = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(weights))}
     found: list[linearity.Value] = []
     for (first, *rest), gate in jax.tree_util.tree_leaves_with_path(gates):
+        if first.key == "importance" and "inputs" in gates and gate.shape == (1,):
+            found.append(linearity.Uniform(np.ones((), gate.dtype), gate.shape))
+            continue
+        if first.key == "inputs" and hide_inputs:
+            found.append(linearity.Opaque(frozenset(), "a layer's input"))
+            continue
         leaf = leaves.get(tuple(rest)) if first.key == "inputs" else None
         matrix = leaf is not None and jax.tree.leaves(weights)[leaf].ndim == 2 and len(gate) == 1
         found.append(linearity.Inputs(gate, leaf) if matrix else linearity.known(gate))
@@ -161,42 +174,52 @@ def classify(step: Step, weights, state, gates: Mapping[str, Any]) -> Structure:
       step: a rule's step, see `rule_step`.
       weights: tree of arrays or shapes.
       state: the rule's state for them.
-      gates: one token's gates, arrays or shapes.
+      gates: one token's gates, arrays or shapes, see `read`.
 
     Returns:
       Its `Structure`. The analysis is sound: a rule that is called linear is linear.
     """
-    found = []
+    found, hidden = [], []
 
     def trace(gates, clocks):
         found.append(read(step, weights, state, gates, clocks))
+        if "inputs" in gates and clocks:
+            hidden.append(read(step, weights, state, gates, clocks, hide_inputs=True))
         return 0
 
     clocks = [leaf for leaf, owner in zip(jax.tree.leaves(state), owners(weights, state), strict=True) if owner is None]
     jax.eval_shape(trace, dict(gates), clocks)
     (reading,) = found
-    clock = bool(clocks)
+    clock, reads_weights = bool(clocks), reading.reads_weights
+    stateless = all(owner is None for owner in reading.owners)
 
     reason = ""
-    erases, forgets = False, True
+    erases, forgets, channels = set(), True, False
     first_weight = reading.updates + len(reading.state)
     for leaf, (output, members) in enumerate(zip(reading.outputs, reading.members, strict=True)):
         rows = [output, *(reading.state[i] for i in members)]
         for value in rows:
             reason = reason or _not_linear(value, leaf)
         reason, leaf_erases = (reason, False) if reason else _together(rows, leaf, first_weight + leaf)
-        erases = erases or leaf_erases
+        if leaf_erases:
+            erases.add(leaf)
+        channels = channels or any(
+            np.ndim(c) for row in rows if isinstance(row, linearity.Linear) for c in row.terms.values()
+        )
         forgets = forgets and _only(output, leaf)
     clock_reason = ""
     for value, owner in zip(reading.state, reading.owners, strict=True):
         if owner is None and isinstance(value, (linearity.Linear, linearity.Opaque)):
             clock_reason = "state of another shape than the weights depends on the gradients"
+    for reading in hidden:
+        for value, owner in zip(reading.state, reading.owners, strict=True):
+            if owner is None and isinstance(value, linearity.Opaque):
+                clock_reason = clock_reason or "state of another shape than the weights depends on layers' inputs"
     if not reason and not clock_reason:
-        return Structure("linear", reading.reads_weights, clock, forgets, erases)
-    stateless = all(owner is None for owner in reading.owners) and not clock_reason
-    if stateless and not reading.reads_weights:
+        return Structure("linear", reads_weights, clock, forgets, channels, frozenset(erases))
+    if stateless and not clock_reason and not reads_weights:
         return Structure("timewise", False, clock, reason=reason)
-    return Structure("sequential", reading.reads_weights, clock, reason=clock_reason or reason)
+    return Structure("sequential", reads_weights, clock, reason=clock_reason or reason)
 
 
 def _together(rows: list[Any], update: int, weight: int) -> tuple[str, bool]:

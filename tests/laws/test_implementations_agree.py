@@ -14,6 +14,7 @@ CASES = (
     + table.online_cases()[:2]
     + table.channel_cases()[:2]
     + table.erasing_cases()[:2]
+    + table.erasing_cases()[5:]
     + table.low_rank_cases()[:1]
 )
 ALL_CASES = table.rule_cases(len(table.SETTINGS)) + table.titans_cases((1, 7, 16, 64)) + table.online_cases()

@@ -41,25 +41,54 @@ def random_case(seed: int) -> table.Case:
     return table.case(repr(rule), rule, True, chance.choice(["linear", "mlp", "gated"]), setting)
 
 
-def agree(seed: int):
-    case = random_case(seed)
-    plan = case.memory.plan(table.DIM)
-    if plan.implementation == "dual":
-        assert_close(everything(case, "dual"), everything(case, "scan"), TOLERANCE)
+GATED = (
+    lambda: rules.momentum(gate="slow_momentum"),
+    lambda: rules.momentum(gate="slow_momentum", nesterov=True),
+    lambda: rules.retention(gate="second_moment"),
+)
+FORGETFUL = (lambda: optax.scale(0.5), rules.scale_by_learning_rate, lambda: LINKS[9]())
+
+
+def special_case(seed: int) -> table.Case:
+    """Chains with gates per channel, with delta gradient descent, or with Newton-Schulz first, in turn."""
+    chance, kind = random.Random(seed), ("channels", "erasing", "low rank")[seed % 3]
+    others = [chance.choice(LINKS + GATED)() for _ in range(chance.randrange(1, 4))]
+    first = {"channels": [], "erasing": [rules.delta_gradient_descent()], "low rank": [rules.newton_schulz()]}[kind]
+    if kind == "erasing" and chance.random() < 0.3:
+        first = [optax.masked(first[0], lambda tree: {name: name in ("w", "w2") for name in tree})]
+    elif kind == "low rank" and chance.random() < 0.7:
+        first = [chance.choice(FORGETFUL)(), *first]
+    last = [optax.scale(0.5)] if kind == "erasing" else [rules.scale_by_learning_rate()]
+    rule = rules.chain(*first, *others, *last)
+    setting = {
+        "chunk_size": chance.choice([3, 5]),
+        "window": 1 if kind == "erasing" else chance.choice([1, 2]),
+        "read": chance.choice(["after", "before", "start"]),
+        "tokens": 11,
+        "reset": chance.choice([False, True]),
+    }
+    case = table.case(repr(rule), rule, True, chance.choice(["linear", "mlp", "gated"]), setting)
+    return case._replace(channels=kind == "channels")
+
+
+def agree(case: table.Case):
+    plan = case.plan()
+    if plan.implementation != "scan":
+        assert_close(everything(case, plan.implementation), everything(case, "scan"), TOLERANCE)
     else:
         assert plan.reason.startswith("token by token")
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_random_chains_agree(seed):
-    agree(seed)
+    agree(random_case(seed))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3, 40))
 def test_more_random_chains_agree(seed):
     """`pytest -m slow tests/laws`."""
-    agree(seed)
+    agree(random_case(seed))
 
 
 def test_most_random_chains_are_run_over_chunks():
@@ -67,3 +96,17 @@ def test_most_random_chains_are_run_over_chunks():
     plans = [random_case(seed).memory.plan(table.DIM).implementation for seed in range(40)]
     assert [plans[0], plans[2]] == ["dual", "dual"]
     assert plans.count("dual") >= 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(45))
+def test_special_random_chains_agree(seed):
+    """`pytest -m slow tests/laws`."""
+    agree(special_case(seed))
+
+
+def test_most_special_random_chains_are_run_over_chunks():
+    plans = [special_case(seed).plan() for seed in range(45)]
+    assert [plan.implementation for plan in plans].count("scan") <= 15
+    assert sum(bool(plan.erases) for plan in plans) >= 5
+    assert sum(plan.low_rank for plan in plans) >= 5
