@@ -100,6 +100,10 @@ def broken(tmp_path, content):
         (["eval", TINY], ["no checkpoint in", "train first"]),
         (["bench", "nothing"], ["bench takes one of: scan", "'nothing'"]),
         (["generate", TINY, "--prompt-file=nowhere.txt"], ["nowhere.txt"]),
+        (["generate", TINY, "--temperature=-1"], ["temperature must be at least 0", "got -1"]),
+        (["generate", TINY, "--top-k=0"], ["top_k is a number of tokens, at least 1; got 0"]),
+        (["generate", TINY, "--top-p=1.5"], ["top_p is a probability", "got 1.5"]),
+        (["generate", TINY, "--state-out=nowhere/state"], ["--state-out=nowhere/state: no such folder"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments, parts, tmp_path, monkeypatch, capsys):
