@@ -1,7 +1,7 @@
 """Writing with a language model: prompts of any lengths are read side by side, then each is continued token by token.
 
-    context = (state after the tokens read so far, logits of the next token)
-    token ~ sampling(logits; key of the row, number of the token)
+    context = (state after the tokens read so far, logits of the next token, number of tokens drawn so far)
+    token ~ sampling(logits; fold_in(key of the row, number))
     (logits, state) = step(token, state)                       for the rows that go on; the others keep what they have
 
 A row never sees the others. Nothing is padded into a state: whole chunks of a prompt run in parallel for the rows that
@@ -34,10 +34,13 @@ class Context(NamedTuple):
     Attributes:
       state: the model's state after every token so far, drawn ones included.
       logits: [B, V], of the next token; zeros before the first.
+      drawn: int32 [B], how many tokens were drawn. The next one's key depends on it, so that a text that is continued
+        with the same key is the text written at once.
     """
 
     state: Any
     logits: jax.Array
+    drawn: jax.Array
 
 
 class Piece(NamedTuple):
@@ -87,7 +90,7 @@ class Generator:
     Example:
       >>> from nested_jax.models import LanguageModel, MemoryConfig, ModelConfig
       >>> model = LanguageModel(ModelConfig(dim=16, layers=1, memory=MemoryConfig(heads=2)))
-      >>> params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+      >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
       >>> generator = Generator(model, params, Sampling(temperature=0))
       >>> for piece in generator.stream([b"to be", b"or"], 3):
       ...     print([len(tokens) for tokens in piece.tokens])
@@ -170,7 +173,8 @@ class Generator:
           length: tokens to write per row, ≥ 0.
           context: where to go on from; None for the beginning of each text.
           key: typed PRNG key, or an array of one per row; needed unless the temperature is 0. Row b of a single key
-            draws with `jax.random.fold_in(key, b)`. What a row draws depends on its key and on nothing of other rows.
+            has the key `jax.random.fold_in(key, b)`. The n-th token that a row draws, from 0, is drawn with
+            `fold_in(its key, n)`, and depends on nothing of other rows.
           stop: tokens that end a row; the row's last token is then one of them, and is read into its state.
           every: tokens per row in a piece. The program is compiled once per value of it; more are faster, later.
 
@@ -212,11 +216,8 @@ class Generator:
         for first in range(0, length, every):
             given = np.where(np.arange(first, first + every) < length, DRAW, REST)
             given = np.repeat(given[:, None], len(prompts), axis=1).astype(np.int32)
-            numbers = np.arange(first, first + every)
-            context, going, drawn = self._steps(
-                self.params, context, given, numbers, keys, stops, going, learn=self.learn
-            )
-            yield Piece([[token for token in row if token >= 0] for row in np.asarray(drawn).T.tolist()], context)
+            context, going, tokens = self._steps(self.params, context, given, keys, stops, going, learn=self.learn)
+            yield Piece([[token for token in row if token >= 0] for row in np.asarray(tokens).T.tolist()], context)
             if not np.any(going):
                 return
 
@@ -226,37 +227,41 @@ class Generator:
         given = np.full((-(-longest // every) * every, rows), REST, np.int32)
         for row, found in enumerate(tokens):
             given[: len(found), row] = found
-        idle = np.zeros(every, int), self._blank_keys(rows), np.zeros(self.model.config.vocab_size, bool)
+        unused = self._blank_keys(rows), np.zeros(self.model.config.vocab_size, bool), np.ones(rows, bool)
         for block in given.reshape(-1, every, rows):
-            context, _, _ = self._steps(self.params, context, block, *idle, np.ones(rows, bool), learn=True)
+            context, _, _ = self._steps(self.params, context, block, *unused, learn=True)
         return context
 
     def _run_start(self, params, rows):
         config = self.model.config
         state = self.model.apply({"params": params}, rows, method="start")
-        return Context(state, jnp.zeros((rows, config.vocab_size), at_least_float32(config.dtype)))
+        logits = jnp.zeros((rows, config.vocab_size), at_least_float32(config.dtype))
+        return Context(state, logits, jnp.zeros(rows, jnp.int32))
 
-    def _run_steps(self, params, context, given, numbers, keys, stops, going, learn):
+    def _run_steps(self, params, context, given, keys, stops, going, learn):
         """Steps of all rows: `given` [n, B] is a token, DRAW or REST; returns the tokens read [n, B], else REST."""
 
-        def one(carry, inputs):
+        def draw(logits, key, number):
+            return self.sampling(logits[: self.alphabet], jax.random.fold_in(key, number))
+
+        def one(carry, given):
             context, going = carry
-            given, number = inputs
-            draw = jax.vmap(lambda logits, key: self.sampling(logits[: self.alphabet], jax.random.fold_in(key, number)))
-            token = jnp.where(given == DRAW, draw(context.logits, keys), given)
-            live = jnp.where(given == DRAW, going, given >= 0)
+            drawing = given == DRAW
+            live = jnp.where(drawing, going, given >= 0)
+            token = jnp.where(drawing, jax.vmap(draw)(context.logits, keys, context.drawn), given)
             token = jnp.where(live, token, 0)
             logits, state = self.model.apply({"params": params}, token, context.state, learn, method="step")
-            going = going & ~(live & (given == DRAW) & stops[token])
-            return (keep(live, Context(state, logits), context), going), jnp.where(live, token, REST)
+            new = Context(state, logits, context.drawn + drawing)
+            going = going & ~(live & drawing & stops[token])
+            return (keep(live, new, context), going), jnp.where(live, token, REST)
 
-        (context, going), tokens = jax.lax.scan(one, (context, going), (given, numbers))
+        (context, going), tokens = jax.lax.scan(one, (context, going), given)
         return context, going, tokens
 
     def _run_parallel(self, params, context, tokens, live):
         """A piece [B, chunk] of the prompts, of the rows that have it."""
         logits, state = self.model.apply({"params": params}, tokens, context.state)
-        return keep(live, Context(state, logits[:, -1]), context)
+        return keep(live, Context(state, logits[:, -1], context.drawn), context)
 
     def _places(self, context: Context) -> np.ndarray:
         """How many tokens of its open chunk each row's memories have written, [B]."""

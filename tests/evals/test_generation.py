@@ -51,13 +51,13 @@ class Built:
 @pytest.fixture(scope="module")
 def mixed():
     with jax.enable_x64(True):
-        yield Built(layers=2, blocks=("memory", "attention"))
+        return Built(layers=2, blocks=("memory", "attention"))
 
 
 @pytest.fixture(scope="module")
 def attention():
     with jax.enable_x64(True):
-        yield Built(layers=1, blocks=("attention",))
+        return Built(layers=1, blocks=("attention",))
 
 
 @pytest.fixture(autouse=True)
@@ -102,16 +102,22 @@ def test_rows_write_what_they_write_alone(mixed):
     assert len(set(map(tuple, together))) == len(PROMPTS)
 
 
-def test_one_key_is_folded_into_one_per_row(mixed):
+def test_one_key_gives_each_row_and_each_token_its_own(mixed):
     key = jax.random.key(3)
     prompts = [b"aa"] * 4
     found, _ = write(mixed.warm, prompts, 8, key=key)
-    assert len(set(map(tuple, found))) == 4
-    assert found == write(mixed.warm, prompts, 8, key=jnp.stack([jax.random.fold_in(key, b) for b in range(4)]))[0]
+    keys = jnp.stack([jax.random.fold_in(key, b) for b in range(4)])
+    assert found == write(mixed.warm, prompts, 8, key=keys)[0]
+    for tokens, own in zip(found, keys, strict=True):
+        logits = mixed.logits([*b"aa", *tokens])[1:-1]
+        drawn = jax.vmap(mixed.warm.sampling)(
+            logits, jax.vmap(lambda n, k=own: jax.random.fold_in(k, n))(jnp.arange(8))
+        )
+        assert tokens == drawn.tolist()
 
 
 def test_a_context_goes_on_as_one_text(mixed):
-    first, context = write(mixed.greedy, PROMPTS, 3)
+    first, context = write(mixed.greedy, PROMPTS, 2)
     assert len(set(mixed.greedy._places(context).tolist())) > 1
     second = [b"return x + y", b"", b"y = 0", b"()"]
     rest, context = write(mixed.greedy, second, 4, context=context)
@@ -130,6 +136,14 @@ def test_pieces_of_any_size_are_the_same_text(mixed):
     assert all(len(tokens) == 1 for piece in pieces for tokens in piece.tokens)
     assert [[piece.tokens[b][0] for piece in pieces] for b in range(4)] == expected
     close(pieces[-1].context, context)
+
+
+def test_a_text_in_two_calls_is_the_text_in_one(mixed):
+    expected, context = write(mixed.warm, PROMPTS, 7, key=jax.random.key(1))
+    first, between = write(mixed.warm, PROMPTS, 3, key=jax.random.key(1))
+    rest, after = write(mixed.warm, [b""] * 4, 4, key=jax.random.key(1), context=between)
+    assert [a + b for a, b in zip(first, rest, strict=True)] == expected
+    close(after, context)
 
 
 def test_the_compiled_step_is_reused(mixed):
@@ -178,7 +192,7 @@ def test_without_learning_memories_stay_as_the_prompt_left_them(mixed):
     for _ in range(6):
         expected.append(int(jnp.argmax(context.logits[0])))
         logits, state = step(jnp.array(expected[-1:]), context.state)
-        context = type(context)(state, logits)
+        context = type(context)(state, logits, context.drawn + 1)
     assert written[1] == expected
     close(row(after, 1), context)
 
