@@ -124,12 +124,11 @@ def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Na
 def _print_text(prompt: bytes, pieces: Iterable[Piece]) -> Context | None:
     """Prints one text while it is written; returns the context after it."""
     decoder, context = codecs.getincrementaldecoder("utf-8")("replace"), None
-    sys.stdout.write(decoder.decode(prompt))
+    print(decoder.decode(prompt), end="", flush=True)
     for piece in pieces:
-        sys.stdout.write(decoder.decode(bytes(piece.tokens[0])))
-        sys.stdout.flush()
+        print(decoder.decode(bytes(piece.tokens[0])), end="", flush=True)
         context = piece.context
-    sys.stdout.write(decoder.decode(b"", final=True) + "\n")
+    print(decoder.decode(b"", final=True))
     return context
 
 
