@@ -3,7 +3,6 @@
 import argparse
 import codecs
 import pathlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
