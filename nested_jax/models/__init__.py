@@ -6,6 +6,7 @@ from nested_jax.models.families import FAMILIES, SIZES, count, family
 from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, parameter_count, state_bytes
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
+from nested_jax.models.state_file import load_state, save_state, saved_rows
 
 __all__ = [
     "FAMILIES",
@@ -23,6 +24,9 @@ __all__ = [
     "count",
     "family",
     "gate_table",
+    "load_state",
     "parameter_count",
+    "save_state",
+    "saved_rows",
     "state_bytes",
 ]

@@ -67,9 +67,10 @@ class Block(nn.Module):
         inputs = inputs + mixed
         return inputs + self.mlp(self.mlp_norm(inputs)), state
 
-    def step(self, inputs: jax.Array, state: BlockState) -> tuple[jax.Array, BlockState]:
-        """[B, dim] → [B, dim] and the next state."""
-        mixed, state = self.mixer.step(self.mixer_norm(inputs), state)
+    def step(self, inputs: jax.Array, state: BlockState, learn: bool = True) -> tuple[jax.Array, BlockState]:
+        """[B, dim] → [B, dim] and the next state; a memory is only read unless `learn`."""
+        options = {"learn": learn} if self.kind == "memory" else {}
+        mixed, state = self.mixer.step(self.mixer_norm(inputs), state, **options)
         inputs = inputs + mixed
         return inputs + self.mlp(self.mlp_norm(inputs)), state
 
@@ -144,12 +145,16 @@ class LanguageModel(nn.Module):
             after.append(new)
         return self._logits(hidden), tuple(after)
 
-    def step(self, tokens: jax.Array, state: tuple[BlockState, ...]) -> tuple[jax.Array, tuple[BlockState, ...]]:
+    def step(
+        self, tokens: jax.Array, state: tuple[BlockState, ...], learn: bool = True
+    ) -> tuple[jax.Array, tuple[BlockState, ...]]:
         """Predicts the next token, for ``apply(..., method="step")``.
 
         Args:
           tokens: integers [B], one per row.
           state: what :meth:`start`, :meth:`__call__` or a step returned.
+          learn: whether memories write the token. If not, they answer from the weights they have and stay as they are,
+            their place in a chunk included; convolutions and attention go on.
 
         Returns:
           Logits [B, vocab_size] in float32 and the state after the token.
@@ -157,7 +162,7 @@ class LanguageModel(nn.Module):
         self._check_tokens(tokens, ndim=1)
         hidden, after = self._embed(tokens), []
         for block, before in zip(self.blocks, self._check_state(state, tokens.shape[0]), strict=True):
-            hidden, new = block.step(hidden, before)
+            hidden, new = block.step(hidden, before, learn)
             after.append(new)
         return self._logits(hidden), tuple(after)
 

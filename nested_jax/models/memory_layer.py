@@ -143,9 +143,17 @@ class MemoryLayer(nn.Module):
         after = jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), after)
         return self._emit(unfold(read), inputs), MemoryLayerState(after, convolution)
 
-    def step(self, inputs: jax.Array, state: MemoryLayerState) -> tuple[jax.Array, MemoryLayerState]:
-        """Runs one token: [B, dim] → [B, dim]."""
+    def step(
+        self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
+    ) -> tuple[jax.Array, MemoryLayerState]:
+        """Runs one token: [B, dim] → [B, dim].
+
+        Unless `learn`, the token is not written, and read from the weights as they are, whatever `memory.read` says.
+        """
         query, key, value, convolution = self._project(inputs[:, None], state.convolution, None)
+        if not learn:
+            read = jax.vmap(jax.vmap(self.config.memory.recall))(state.memory, query[:, 0, :, None])[:, :, 0]
+            return self._emit(read, inputs), MemoryLayerState(state.memory, convolution)
         step = jax.vmap(jax.vmap(self.config.memory.step))
         read, memory = step(state.memory, key[:, 0], value[:, 0], query[:, 0], self.gates(inputs))
         return self._emit(read, inputs), MemoryLayerState(memory, convolution)

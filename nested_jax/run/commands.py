@@ -1,8 +1,9 @@
 """What the subcommands do once their options are parsed."""
 
 import argparse
+import codecs
 import pathlib
-import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 
 from nested_jax.data import load_text
 from nested_jax.evals import bits_per_byte as scoring
-from nested_jax.evals import generation
+from nested_jax.evals.generation import Context, Generator, Piece
+from nested_jax.evals.sampling import Sampling
 from nested_jax.run.describe import describe_model
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
@@ -18,6 +20,7 @@ from nested_jax.train.loop import Run
 from nested_jax.train.report import excerpt
 
 SPAN = 100_000
+PIECE = 8  # bytes written at a time: a call of the compiled step costs as much as a few of them
 
 
 def train(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
@@ -94,16 +97,47 @@ def _stream(run: Run, params: Any, train: np.ndarray, validation: np.ndarray, op
 
 
 def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
-    """Prints a prompt and what a trained model writes after it."""
+    """Prints prompts and what a trained model writes after them: one text as it is made, several when they are done."""
+    sample = experiment.sample
+    length = sample.length if options.length is None else options.length
+    temperature = sample.temperature if options.temperature is None else options.temperature
+    sampling = Sampling(temperature, options.top_k, options.top_p)
+    if options.state_out is not None and not pathlib.Path(options.state_out).absolute().parent.is_dir():
+        raise ValueError(f"--state-out={options.state_out}: no such folder")
+    prompts = [text.encode() for text in options.prompt or []]
     if options.prompt_file is not None:
-        prompt = pathlib.Path(options.prompt_file).read_bytes()
-    else:
-        prompt = (experiment.sample.prompt if options.prompt is None else options.prompt).encode()
-    length = experiment.sample.length if options.length is None else options.length
-    temperature = experiment.sample.temperature if options.temperature is None else options.temperature
+        prompts = [pathlib.Path(options.prompt_file).read_bytes()]
     run = Run(experiment, workdir)
     _, params = run.restore_params()
-    written = generation.generate(
-        run.model, params, prompt, length, temperature=temperature, key=jax.random.key(options.seed)
-    )
-    sys.stdout.write((prompt + written).decode("utf-8", "replace") + "\n")
+    generator = Generator(run.model, params, sampling, learn=not options.no_learn, alphabet=256)
+    context = None if options.state_in is None else generator.load(options.state_in)
+    if not prompts:
+        prompts = [sample.prompt.encode()] if context is None else [b""] * len(context.logits)
+    key, stop = jax.random.key(options.seed), options.stop.encode()
+    pieces = generator.stream(prompts, length, context=context, key=key, stop=stop, every=PIECE)
+    context = _print_text(prompts[0], pieces) if len(prompts) == 1 else _print_texts(prompts, pieces)
+    if options.state_out is not None and context is not None:
+        generator.save(options.state_out, context)
+
+
+def _print_text(prompt: bytes, pieces: Iterable[Piece]) -> Context | None:
+    """Prints one text while it is written; returns the context after it."""
+    decoder, context = codecs.getincrementaldecoder("utf-8")("replace"), None
+    print(decoder.decode(prompt), end="", flush=True)
+    for piece in pieces:
+        print(decoder.decode(bytes(piece.tokens[0])), end="", flush=True)
+        context = piece.context
+    print(decoder.decode(b"", final=True))
+    return context
+
+
+def _print_texts(prompts: Sequence[bytes], pieces: Iterable[Piece]) -> Context | None:
+    """Prints several texts under headings once they are written; returns the context after them."""
+    texts, context = [bytearray(prompt) for prompt in prompts], None
+    for piece in pieces:
+        for text, tokens in zip(texts, piece.tokens, strict=True):
+            text += bytes(tokens)
+        context = piece.context
+    for number, text in enumerate(texts, 1):
+        print(f"== {number} of {len(texts)} ==\n{text.decode('utf-8', 'replace')}")
+    return context

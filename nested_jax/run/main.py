@@ -3,7 +3,9 @@
 python -m nested_jax train    --config=experiments/quickstart.py
 python -m nested_jax train    --config=experiments/quickstart.py --config.data.path=FILE_OR_DIR --workdir=runs/mine
 python -m nested_jax eval     --config=experiments/quickstart.py --contexts=64,256,1024 --stream=1000000
-python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --length=400
+python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --length=400 --top-p=0.95
+python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --state-out=FILE
+python -m nested_jax generate --config=experiments/quickstart.py --prompt="class " --state-in=FILE --no-learn
 python -m nested_jax describe --config=experiments/quickstart.py:tiny
 python -m nested_jax bench scan
 """
@@ -52,11 +54,21 @@ def parser() -> argparse.ArgumentParser:
 
     generate = command("generate", "let a trained model continue a prompt", workdir=True)
     prompt = generate.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", help="text to continue (default: the config's)")
+    prompt.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="text to continue, or several (default: the config's)"
+    )
     prompt.add_argument("--prompt-file", metavar="FILE", help="file to continue, of any length")
     generate.add_argument("--length", type=int, metavar="N", help="bytes to write (default: the config's)")
     generate.add_argument("--temperature", type=float, help="0 takes the likeliest byte (default: the config's)")
+    generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest bytes")
+    generate.add_argument("--top-p", type=float, metavar="P", help="then among the fewest of probability P together")
+    generate.add_argument("--stop", default="", metavar="CHARACTERS", help="end a text at any of these bytes")
     generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--state-in", metavar="FILE", help="go on from this state; then a prompt is not needed")
+    generate.add_argument("--state-out", metavar="FILE", help="save the state at the end of the text")
+    generate.add_argument(
+        "--no-learn", action="store_true", help="memories read but do not write what is generated (they do the prompt)"
+    )
 
     command("describe", "levels, periods, objectives, rules, parameters and state of a model as a table", workdir=False)
 

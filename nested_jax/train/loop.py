@@ -20,6 +20,7 @@ from nested_jax.data import BatchIterator, Text, batches, load_text, validation_
 from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import generate
+from nested_jax.evals.sampling import Sampling
 from nested_jax.models import LanguageModel
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
@@ -183,12 +184,12 @@ class Run:
         scored = excerpt(text.validation, experiment.final_bytes)
         windows = validation_windows(scored, length, len(scored))
         bits = score_windows(self.score, state.params, windows, experiment.data.batch_size)
-        sample = generate(
+        (sample,), _ = generate(
             self.model,
             state.params,
-            experiment.sample.prompt.encode(),
+            [experiment.sample.prompt.encode()],
             experiment.sample.length,
-            temperature=experiment.sample.temperature,
+            sampling=Sampling(experiment.sample.temperature),
             key=jax.random.key(experiment.seed),
         )
         report = Report(

@@ -1,5 +1,6 @@
 """What the language model means: causal, row by row, and the same in parallel, in pieces and token by token."""
 
+import dataclasses
 import functools
 
 import jax
@@ -223,3 +224,24 @@ def test_a_bad_config_is_refused_when_used():
     model = LanguageModel(config(blocks=("mamba",), dtype="float32"))
     with pytest.raises(ValueError, match="mamba"):
         model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+
+
+def test_a_step_without_learning_is_one_whose_memory_is_put_back(x64):
+    memory = Memory(Linear(), chunk_size=CHUNK, window=2)
+    before = dataclasses.replace(memory, read="before")  # the read of a memory that has not written its token
+    built, reference = (
+        Built(config(MemoryConfig(memory=m, heads=2), blocks=("memory", "attention"), layers=2))
+        for m in (memory, before)
+    )
+    frozen = jax.jit(lambda token, state: built.model.apply(built.variables, token, state, learn=False, method="step"))
+    given = tokens()
+    _, state = built.run(given[:, : CHUNK + 1])
+    memories, expected = state[0].memory, state
+    for token in given.T[CHUNK + 1 :]:
+        logits, state = frozen(token, state)
+        wanted, expected = reference.step(token, expected)
+        assert any(jnp.any(a != b) for a, b in zip(*map(jax.tree.leaves, (expected[0].memory, memories)), strict=True))
+        expected = (expected[0]._replace(memory=memories), expected[1])
+        close(logits, wanted)
+        close(state, expected)
+        jax.tree.map(np.testing.assert_array_equal, state[0].memory, memories)

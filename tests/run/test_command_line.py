@@ -4,6 +4,8 @@ import pathlib
 
 import pytest
 
+from nested_jax.evals.generation import Context, Piece
+from nested_jax.run.commands import _print_text
 from nested_jax.run.main import default_workdir, main, split_overrides
 from nested_jax.run.text_table import text_table
 
@@ -100,6 +102,10 @@ def broken(tmp_path, content):
         (["eval", TINY], ["no checkpoint in", "train first"]),
         (["bench", "nothing"], ["bench takes one of: scan", "'nothing'"]),
         (["generate", TINY, "--prompt-file=nowhere.txt"], ["nowhere.txt"]),
+        (["generate", TINY, "--temperature=-1"], ["temperature must be at least 0", "got -1"]),
+        (["generate", TINY, "--top-k=0"], ["top_k is a number of tokens, at least 1; got 0"]),
+        (["generate", TINY, "--top-p=1.5"], ["top_p is a probability", "got 1.5"]),
+        (["generate", TINY, "--state-out=nowhere/state"], ["--state-out=nowhere/state: no such folder"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments, parts, tmp_path, monkeypatch, capsys):
@@ -123,6 +129,19 @@ def test_the_traceback_on_request(monkeypatch):
     monkeypatch.setenv("NESTED_JAX_DEBUG", "1")
     with pytest.raises(ValueError, match="no such file"):
         main(["describe", "--config=missing/file.py"])
+
+
+def test_a_text_is_printed_as_it_is_made(capsys):
+    printed = []
+
+    def pieces():
+        for part in (b"\xa9", b"\xe2\x82", b"\xac!", b"\xe2"):
+            printed.append(capsys.readouterr().out)
+            yield Piece([list(part)], Context(part, *[None] * 2))
+
+    assert _print_text("é".encode()[:1], pieces()).state == b"\xe2"
+    assert printed == ["", "é", "", "€!"]
+    assert capsys.readouterr().out == "\N{REPLACEMENT CHARACTER}\n"
 
 
 def test_an_empty_folder_and_an_unreadable_file(tmp_path, monkeypatch, capsys):

@@ -161,6 +161,37 @@ def test_generate(runs, capsys, tmp_path):
     assert capsys.readouterr().out == first
 
 
+def test_generate_goes_on_from_a_state(runs, capsys, tmp_path):
+    base, _ = runs
+    command = ["generate", CONFIG, f"--workdir={base}/whole", *LONGER, "--temperature=0", "--no-learn"]
+    state = tmp_path / "state"
+
+    def written(*options):
+        assert main([*command, *options]) == 0
+        return capsys.readouterr().out
+
+    def texts(printed, rows):
+        parts = re.split(r"== (\d) of \d ==\n", printed)
+        assert parts[0] == ""
+        assert parts[1::2] == [str(number + 1) for number in range(rows)]
+        return [part.removesuffix("\n") for part in parts[2::2]]
+
+    whole = texts(written("--prompt=import os", "--prompt=def ", "--length=12"), 2)
+    assert [text[:9] for text in whole] == ["import os", "def " + whole[1][4:9]]
+    first = texts(written("--prompt=import os", "--prompt=def ", "--length=5", f"--state-out={state}"), 2)
+    rest = texts(written(f"--state-in={state}", "--length=7"), 2)
+    assert [a + b for a, b in zip(first, rest, strict=True)] == whole
+    stop = whole[1][6]
+    alone = written("--prompt=def ", "--length=12", "--top-k=3", "--top-p=0.5", f"--stop={stop}")
+    assert alone == whole[1][: whole[1].index(stop, 4) + 1] + "\n"
+
+    assert main([*command, "--prompt=a", f"--state-in={state}"]) == 2
+    assert "expected one per row of the context, 2; got 1" in capsys.readouterr().err
+    state.write_bytes(state.read_bytes()[:1000])
+    assert main([*command, f"--state-in={state}"]) == 2
+    assert f"{state} is not a saved state, or damaged" in capsys.readouterr().err
+
+
 def test_eval(runs, capsys):
     base, _ = runs
     command = ["eval", CONFIG, f"--workdir={base}/whole", *LONGER]

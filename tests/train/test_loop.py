@@ -27,7 +27,7 @@ class Averager(nn.Module):
     """Has the calls of `LanguageModel`; predicts from a running average of embeddings; the average is its state."""
 
     dim: int = 16
-    config = SimpleNamespace(chunk_size=1)
+    config = SimpleNamespace(chunk_size=1, vocab_size=256, dtype="float32")
 
     def setup(self):
         self.embedding = self.param("embedding", nn.initializers.normal(0.1), (256, self.dim))
@@ -36,7 +36,7 @@ class Averager(nn.Module):
     def start(self, batch_size):
         return jnp.zeros((batch_size, self.dim))
 
-    def step(self, tokens, state):
+    def step(self, tokens, state, learn=True):
         state = 0.5 * state + self.embedding[tokens]
         return state @ self.head, state
 
