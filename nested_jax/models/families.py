@@ -65,7 +65,6 @@ FAMILIES: dict[str, Build] = {}
 
 
 def _memory(size: Size, memory: Memory, *blocks: str, **options: Any) -> dict[str, Any]:
-    options = {"momentum": 0.5} | options
     return {"blocks": blocks or ("memory",), "memory": MemoryConfig(memory=memory, heads=size.heads, **options)}
 
 
@@ -173,8 +172,8 @@ def _miras(size: Size, memory: Memory, **options: Any) -> dict[str, Any]:
 def _moneta(size: Size) -> dict[str, Any]:
     """MIRAS eqs 24-25, (p, q) = (3, 4); the map at the ends of chunks.
 
-    The gradient of |e|^3 grows with the square of the error, and the LayerNorm divides by the small outputs that the map
-    leaves at the start: with the usual learning rate the chunks diverge.
+    The gradient of |e|^3 grows with the square of the error, and the LayerNorm divides by the small outputs that the
+    map leaves at the start: with the usual learning rate the chunks diverge.
     """
     memory = Memory(MLP(norm=True), objectives.lp(3), rules.moneta(), chunk_size=size.chunk, read="start")
     return _miras(size, memory, max_learning_rate=1 / (8 * size.chunk))

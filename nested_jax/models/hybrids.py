@@ -85,9 +85,9 @@ class MemoryAsGate(_Hybrid):
         read, attention = self.attention(inputs, before[1], segments)
         return self.combine(read, remembered), HybridState(memory, attention)
 
-    def step(self, inputs: jax.Array, state: HybridState) -> tuple[jax.Array, HybridState]:
-        """[B, dim] → [B, dim] and the next state."""
-        remembered, memory = self.memory.step(inputs, state.memory)
+    def step(self, inputs: jax.Array, state: HybridState, learn: bool = True) -> tuple[jax.Array, HybridState]:
+        """[B, dim] → [B, dim] and the next state; the memory is only read unless `learn`."""
+        remembered, memory = self.memory.step(inputs, state.memory, learn)
         read, attention = self.attention.step(inputs, state.attention)
         return self.combine(read, remembered), HybridState(memory, attention)
 
@@ -110,9 +110,9 @@ class MemoryAsLayer(_Hybrid):
         read, attention = self.attention(self.combine(remembered), before[1], segments)
         return read, HybridState(memory, attention)
 
-    def step(self, inputs: jax.Array, state: HybridState) -> tuple[jax.Array, HybridState]:
-        """[B, dim] → [B, dim] and the next state."""
-        remembered, memory = self.memory.step(inputs, state.memory)
+    def step(self, inputs: jax.Array, state: HybridState, learn: bool = True) -> tuple[jax.Array, HybridState]:
+        """[B, dim] → [B, dim] and the next state; the memory is only read unless `learn`."""
+        remembered, memory = self.memory.step(inputs, state.memory, learn)
         read, attention = self.attention.step(self.combine(remembered), state.attention)
         return read, HybridState(memory, attention)
 
@@ -220,13 +220,13 @@ class MemoryAsContext(nn.Module):
             outputs.append(read)
         return jnp.concatenate(outputs, axis=1), state
 
-    def step(self, inputs: jax.Array, state: ContextState) -> tuple[jax.Array, ContextState]:
-        """[B, dim] → [B, dim] and the next state; goes on with an open segment."""
-        read, state = self._part(inputs[:, None], state, state.position)
+    def step(self, inputs: jax.Array, state: ContextState, learn: bool = True) -> tuple[jax.Array, ContextState]:
+        """[B, dim] → [B, dim] and the next state; goes on with an open segment; see `MemoryLayer.step`."""
+        read, state = self._part(inputs[:, None], state, state.position, learn)
         return read[:, 0], state
 
     def _part(
-        self, inputs: jax.Array, state: ContextState, position: jax.Array | None
+        self, inputs: jax.Array, state: ContextState, position: jax.Array | None, learn: bool = True
     ) -> tuple[jax.Array, ContextState]:
         """Tokens of one segment from its start, at most all; or one token of every row at its position."""
         size, (batch, length) = self._segment, inputs.shape[:2]
@@ -249,7 +249,7 @@ class MemoryAsContext(nn.Module):
         if position is None:
             gate, memory = self.memory(read, state.memory, None)
         else:
-            gate, memory = self.memory.step(read[:, 0], state.memory)
+            gate, memory = self.memory.step(read[:, 0], state.memory, learn)
             gate = gate[:, None]
         after = (begin + length) % size
         return self.combine(read, gate), ContextState(memory, retrieved, key, value, after)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
-from nested_jax.models.config import ModelConfig
+from nested_jax.models.config import WITH_MEMORY, ModelConfig
 from nested_jax.models.hybrids import ContextState, HybridState, MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
 from nested_jax.models.lstm import LSTMLayer, LSTMState
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
     def step(self, inputs: jax.Array, state: BlockState, learn: bool = True) -> tuple[jax.Array, BlockState]:
         """[B, dim] → [B, dim] and the next state; a memory is only read unless `learn`."""
-        options = {"learn": learn} if self.kind == "memory" else {}
+        options = {"learn": learn} if self.kind in WITH_MEMORY else {}
         mixed, state = self.mixer.step(self.mixer_norm(inputs), state, **options)
         inputs = inputs + mixed
         return inputs + self.mlp(self.mlp_norm(inputs)), state

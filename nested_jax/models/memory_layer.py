@@ -47,10 +47,10 @@ class MemoryLayer(nn.Module):
     As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
     the memory; normalisation and a gate before the output projection. Our choice where Titans is silent: the norm is
     RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the memory's gates are those of
-    :mod:`nested_jax.models.gates`, initial weights are learned per head (where the weights
-    are a map of an accumulator, that is what is learned), there are no biases elsewhere, and v is
-    divided by the root of its width to be about as long as k (the output norm makes up for it): a deep memory with
-    longer targets needs larger weights, and then its frozen-gradient chunks diverge.
+    :mod:`nested_jax.models.gates`, initial weights are learned per head (where the weights are a map of an accumulator,
+    that is what is learned), there are no biases elsewhere, and v is divided by the root of its width to be about as
+    long as k (the output norm makes up for it): a deep memory with longer targets needs larger weights, and then its
+    frozen-gradient chunks diverge.
 
     Attributes:
       config: the memory, heads, convolution, features, initial gates.

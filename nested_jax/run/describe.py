@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, gate_table, parameter_count, state_bytes
+from nested_jax.models.config import WITH_ATTENTION, WITH_MEMORY
 from nested_jax.rules import describe_rule, gates
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
@@ -49,11 +50,14 @@ def describe_model(experiment: Experiment) -> str:
         name = f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]}-{numbers[-1]}"
         mixers = [params[f"blocks_{number}"]["mixer"] for number in numbers]
         carried = [states[number] for number in numbers]
-        if kind == "memory":
-            row, note = _memory(experiment.model.memory, mixers)
-            notes.append(f"{name}: {note}")
-        else:
+        row = ["1 token", "–", "LSTM"]
+        if kind in WITH_ATTENTION:
             row = _attention(experiment.model.attention)
+        if kind in WITH_MEMORY:
+            memories = mixers if kind == "memory" else [mixer["memory"] for mixer in mixers]
+            beside, (row, note) = row[-1], _memory(experiment.model.memory, memories)
+            row[-1] += f"; attention {beside}" if kind in WITH_ATTENTION else ""
+            notes.append(f"{name}: {note}")
         size = state_bytes(carried)
         levels.append(
             [f"{name} {kind}", *row, f"{sum(map(parameter_count, mixers)):,}", f"{size:,}", *_per_token(size, length)]
@@ -82,10 +86,11 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
     memory = config.memory
     period = "1 token" if memory.step_per == "token" else f"{memory.chunk_size} tokens"
     weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
-    head_dim = _head_dim(mixers[0])
-    table = gate_table(config, head_dim)
+    shapes = {name: jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for name, w in mixers[0]["initial"].items()}
+    dims = memory.network.dims(shapes)
+    table = gate_table(config, dims[1])
     wide = [name for name, gate in table.items() if gate.size and name != "window"]
-    plan = memory.plan(head_dim, wide)
+    plan = memory.plan(dims, wide)
     window = f", losses of the last {memory.window} tokens" if memory.window > 1 else ""
     constants = [f"{name} {value}" for name, value in gates(memory.rule).items() if value is not None]
     fixed = f" (constant: {', '.join(constants)})" if constants else ""
@@ -101,10 +106,6 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
 def _attention(config: AttentionConfig) -> list[str]:
     reach = f"last {config.window:,}" if config.window is not None else f"at most {config.max_length:,}"
     return ["1 token", "–", f"keeps keys and values ({reach} tokens)"]
-
-
-def _head_dim(mixer: Any) -> int:
-    return mixer["query"]["kernel"].shape[-1] // jax.tree.leaves(mixer["initial"])[0].shape[0]
 
 
 def _network(network: Any) -> str:

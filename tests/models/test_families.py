@@ -9,7 +9,10 @@ import optax
 import pytest
 from test_language_model import CUT, LENGTH, Built, close, tokens
 
+from nested_jax.data import TextConfig
 from nested_jax.models import FAMILIES, SIZES, LanguageModel, count, family, parameter_count
+from nested_jax.run.describe import describe_model
+from nested_jax.train.experiment import Experiment
 
 QUICK = ("atlas-mag",)
 some_families = pytest.mark.parametrize(
@@ -32,6 +35,13 @@ def test_count_is_that_of_the_whole_model(name):
     config = family(name, layers=3)
     variables = jax.eval_shape(LanguageModel(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     assert count(config) == parameter_count(variables["params"])
+
+
+@pytest.mark.parametrize("name", ["titans-mac", "moneta-h", "lstm", "atlas++"])
+def test_can_be_described(name):
+    text = describe_model(Experiment(model=family(name), data=TextConfig(), steps=1))
+    assert f"block{'s 0-1' if name != 'moneta-h' else ' 0'} {family(name).kinds[0]}" in text
+    assert ("attention keeps keys and values (last 8 tokens)" in text) == (name == "titans-mac")
 
 
 @some_families
