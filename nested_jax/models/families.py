@@ -287,7 +287,7 @@ def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
         if given not in known:
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {given!r}")
     found = SIZES[size]
-    common = {"vocab_size": found.vocabulary, "dim": found.dim, "layers": found.layers}
+    common: dict[str, Any] = {"vocab_size": found.vocabulary, "dim": found.dim, "layers": found.layers}
     config = ModelConfig(**common | FAMILIES[name](found) | fields)
     if found.parameters is None or "expansion" in fields:
         return config

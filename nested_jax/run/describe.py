@@ -86,7 +86,9 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
     memory = config.memory
     period = "1 token" if memory.step_per == "token" else f"{memory.chunk_size} tokens"
     weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
-    shapes = {name: jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for name, w in mixers[0]["initial"].items()}
+    shapes: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for name, w in mixers[0]["initial"].items()
+    }
     dims = memory.network.dims(shapes)
     table = gate_table(config, dims[1])
     wide = [name for name, gate in table.items() if gate.size and name != "window"]
@@ -128,5 +130,5 @@ def _optimizer(config: OptimizerConfig) -> str:
 
 
 def _fast(params: Any) -> int:
-    blocks = [value for key, value in params.items() if key.startswith("blocks_")]
-    return sum(parameter_count(block["mixer"].get("initial", {})) for block in blocks)
+    mixers = [value["mixer"] for key, value in params.items() if key.startswith("blocks_")]
+    return sum(parameter_count(mixer.get("memory", mixer).get("initial", {})) for mixer in mixers)
