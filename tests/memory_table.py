@@ -99,11 +99,12 @@ def titans_cases(chunks: tuple[int, ...]) -> list[Case]:
 
 def quick_cases() -> list[Case]:
     """One case for every rule, without those made of the parts of others; few with a step per chunk."""
-    alike = ("accumulate", "hebbian_momentum", "preconditioned_momentum", "yaad", "optax.ema", "omega")
+    alike = ("accumulate", "hebbian_momentum", "preconditioned_momentum", "yaad", "optax.ema", "omega", "momentum")
+    alike += ("scale_by_learning_rate", "window", "every hold", "elastic net", "optax decayed", "optax.sgd")
     found = [c for c in rule_cases(1) if not c.name.startswith(alike)]
     per_chunk = ("retention", "atlas")
     found = [c for c in found if c.memory.step_per == "token" or c.name.startswith(per_chunk)]
-    return found + titans_cases((7,))[:3]
+    return found + titans_cases((7,))[:2]
 
 
 def online_cases() -> list[Case]:
@@ -156,6 +157,11 @@ def low_rank_cases() -> list[Case]:
     """Newton-Schulz of windows, with nothing before it that remembers."""
     tail = (nj.rules.scale_by_learning_rate(), nj.rules.retention())
     settings = (
+        (
+            "linear",
+            nj.chain(nj.rules.newton_schulz(steps=2), *tail),
+            {"chunk_size": 5, "window": 2, "tokens": 12, "reset": True},
+        ),
         ("mlp", nj.chain(nj.rules.newton_schulz(), *tail), {"chunk_size": 5, "window": 2, "tokens": 12, "reset": True}),
         ("gated", nj.chain(optax.scale(0.5), nj.rules.newton_schulz("cubic"), *tail), {"chunk_size": 4, "tokens": 7}),
         (

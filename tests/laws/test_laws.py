@@ -34,7 +34,10 @@ CASES = (
 )
 every_case = pytest.mark.parametrize(
     "case",
-    [pytest.param(c, marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule")), id=c.name) for c in CASES],
+    [
+        pytest.param(c, marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule", "channels")), id=c.name)
+        for c in CASES
+    ],
 )
 
 

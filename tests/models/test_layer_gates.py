@@ -149,7 +149,10 @@ def test_a_layer_with_channel_wise_gates_starts_as_one_without(name):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CHANNEL_WISE)
+@pytest.mark.parametrize(
+    "name",
+    ["a step per chunk", *(pytest.param(n, marks=pytest.mark.slow) for n in CHANNEL_WISE if "step per" not in n)],
+)
 def test_channel_wise_in_parallel_in_pieces_and_step_by_step(name, x64):
     inputs = jax.random.normal(jax.random.key(0), (2, 10, 16))
     layer = MemoryLayer(CHANNEL_WISE[name](4), 16, jnp.float64)
@@ -199,6 +202,7 @@ def test_channel_wise_gates_are_causal_and_used(x64):
         assert jnp.max(jnp.abs(channels(bias + 3.0 * np.eye(bias.shape[1])[entry]) - before)) > 1e-9, entry
 
 
+@pytest.mark.slow
 def test_a_model_with_channel_wise_gates_learns():
     model = LanguageModel(ModelConfig(vocab_size=16, dim=16, layers=1, memory=yaad(4)))
     tokens = np.tile(np.random.default_rng(0).integers(0, 16, (4, 5)), (1, 4))

@@ -59,7 +59,9 @@ def built(name):
     return params, jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("name", [pytest.param("memory", marks=pytest.mark.slow), "omega over features", "attention"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) for n in ("memory", "omega over features")] + ["attention"]
+)
 def test_the_gradient_reaches_every_parameter(name):
     params, value_and_grad = built(name)
     for path, gradient in jax.tree.leaves_with_path(value_and_grad(params)[1]):
@@ -87,6 +89,7 @@ def test_the_loss_falls(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_numbers():
     (params, plain), (same, saving) = built("attention"), built("attention with remat")
     jax.tree.map(np.testing.assert_array_equal, params, same)

@@ -1,5 +1,7 @@
 """`bench rules` at sizes that say nothing about speed: its tables, and that its candidates compute the same."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from nested_jax.run import bench_rules, main
 from nested_jax.run.bench_scan import layer
 
 
-def test_the_tables_have_a_row_for_every_candidate_and_correlation(capsys):
+def test_the_tables_have_a_row_for_every_candidate_and_correlation(capsys, monkeypatch):
+    one = "delta gradient descent"
+    monkeypatch.setattr(bench_rules, "FORMS", {one: bench_rules.FORMS[one]})
     assert main.main(["bench", "rules", "--tokens=16", "--dim=8", "--rounds=1", "--batch=1", "--heads=1"]) == 0
     text = capsys.readouterr().out
     assert "B1 H1 T16 d8 f32" in text
@@ -40,3 +44,16 @@ def test_tokens_that_do_not_fill_the_checkpoints_are_refused(capsys):
     with pytest.raises(SystemExit):
         bench_rules.arguments_of(["--tokens=100"])
     assert "--tokens: expected at most 64 or a multiple of it, got 100" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bench_rules.FORMS)
+def test_every_form_is_the_scan(name):
+    options = bench_rules.arguments_of(["--tokens=64", "--dim=32", "--batch=1", "--heads=1"])
+    memory, data = bench_rules.FORMS[name], bench_rules.form_data(name, options)
+    weights = memory.init(jax.random.key(1), 32)
+    fast, scan = (
+        jax.jit(layer(dataclasses.replace(memory, implementation=implementation)))(weights, data)
+        for implementation in ("auto", "scan")
+    )
+    assert np.allclose(fast, scan, atol=1e-4)
