@@ -81,6 +81,7 @@ def test_the_valley_is_tuned_and_drawn(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "valley.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_comparison_of_optimizers_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
     optimizers = script("optimizers")
     monkeypatch.setattr(optimizers, "OPTIMIZERS", {"SGD": (lambda rate: optax.sgd(rate), (0.1, 0.3))})

@@ -291,10 +291,7 @@ def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
     config = ModelConfig(**common | FAMILIES[name](found) | fields)
     if found.parameters is None or "expansion" in fields:
         return config
-    # Counts are affine in the hidden width: from two of them, the width that makes the third.
-    narrow, wide = (dataclasses.replace(config, expansion=e) for e in (1, 2))
-    slope = (count(wide) - count(narrow)) / (wide.hidden - narrow.hidden)
-    hidden = narrow.hidden + (found.parameters - count(narrow)) / slope
+    hidden = config.hidden + (found.parameters - count(config)) / (3 * config.dim * config.layers)
     if hidden < 8:
         raise ValueError(
             f"size {size!r} has {found.parameters:.3g} parameters, fewer than {name!r} without feed-forward"

@@ -37,6 +37,7 @@ def by_hand(model, params, tokens, length):
     return total / count / math.log(2)
 
 
+@pytest.mark.slow
 def test_windows_of_several_lengths_against_a_loop(trained):
     model, params = trained
     tokens = TEXT[:97]

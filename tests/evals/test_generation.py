@@ -82,7 +82,7 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), a, b)
 
 
-@pytest.mark.parametrize("name", ["mixed", "attention"])
+@pytest.mark.parametrize("name", [pytest.param("mixed", marks=pytest.mark.slow), "attention"])
 def test_greedy_is_the_likeliest_token_of_each_whole_text_so_far(name, request):
     built = request.getfixturevalue(name)
     written, context = write(built.greedy, PROMPTS, 6)

@@ -35,7 +35,9 @@ CASES = (
 every_case = pytest.mark.parametrize(
     "case",
     [
-        pytest.param(c, marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule", "channels")), id=c.name)
+        pytest.param(
+            c, marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule", "channels", "atlas")), id=c.name
+        )
         for c in CASES
     ],
 )

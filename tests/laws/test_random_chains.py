@@ -79,7 +79,8 @@ def agree(case: table.Case):
         assert plan.reason.startswith("token by token")
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 2])
 def test_random_chains_agree(seed):
     agree(random_case(seed))
 

@@ -55,6 +55,7 @@ def test_robust_is_the_worst_shift_of_equation_17(x64):
     assert jnp.isfinite(slope(nj.objectives.robust(0.5), 0 * error)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_gate_of_the_objective_belongs_to_its_token(window, x64):
     """Also in a window, where a past token keeps its own."""
@@ -133,6 +134,7 @@ def test_an_online_linear_memory_with_such_an_objective_is_scanned(x64):
         close(answer, y[t])
 
 
+@pytest.mark.slow
 def test_a_layer_records_the_loss_of_such_an_objective():
     memory = nj.Memory(nj.networks.Linear(), nj.objectives.huber(), nj.rules.yaad(), chunk_size=4)
     layer = nj.models.memory_layer.MemoryLayer(nj.models.MemoryConfig(memory=memory, heads=2, conv=0), 8)

@@ -92,7 +92,7 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), a, b)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "layer")) for name in STACKS])
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ("layer", "gate"))) for name in STACKS])
 def stack(request, x64):
     """Each stack, in float64."""
     return build(request.param)

@@ -153,6 +153,7 @@ def test_a_layer_with_channel_wise_gates_starts_as_one_without(name):
     "name",
     ["a step per chunk", *(pytest.param(n, marks=pytest.mark.slow) for n in CHANNEL_WISE if "step per" not in n)],
 )
+@pytest.mark.slow
 def test_channel_wise_in_parallel_in_pieces_and_step_by_step(name, x64):
     inputs = jax.random.normal(jax.random.key(0), (2, 10, 16))
     layer = MemoryLayer(CHANNEL_WISE[name](4), 16, jnp.float64)

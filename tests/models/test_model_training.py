@@ -59,9 +59,8 @@ def built(name):
     return params, jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) for n in ("memory", "omega over features")] + ["attention"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["memory", "omega over features", "attention"])
 def test_the_gradient_reaches_every_parameter(name):
     params, value_and_grad = built(name)
     for path, gradient in jax.tree.leaves_with_path(value_and_grad(params)[1]):

@@ -13,6 +13,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_case_implementation_and_pass(capsys):
     assert main.main(["bench", "newton_schulz", "--scale=16", "--rounds=1"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -10,6 +10,7 @@ from nested_jax.run import bench_rules, main
 from nested_jax.run.bench_scan import layer
 
 
+@pytest.mark.slow
 def test_the_tables_have_a_row_for_every_candidate_and_correlation(capsys, monkeypatch):
     one = "delta gradient descent"
     monkeypatch.setattr(bench_rules, "FORMS", {one: bench_rules.FORMS[one]})

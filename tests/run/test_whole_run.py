@@ -161,6 +161,7 @@ def test_generate(runs, capsys, tmp_path):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.slow
 def test_generate_goes_on_from_a_state(runs, capsys, tmp_path):
     base, _ = runs
     command = ["generate", CONFIG, f"--workdir={base}/whole", *LONGER, "--temperature=0", "--no-learn"]

@@ -198,6 +198,7 @@ def test_any_linear_system_with_errors_of_its_own(read, slopes, x64):
         assert np.allclose(np.stack([x[h] for x in end]), z, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_heads_and_batch_by_vmap(monkeypatch):
     """Two leading axes over (short) blocks, forward and backward, each row with resets of its own."""
     monkeypatch.setattr(delta, "BLOCK", 8)
