@@ -12,7 +12,7 @@ TOLERANCE = 1e-10
 CASES = (
     table.quick_cases()
     + table.online_cases()[:2]
-    + table.channel_cases()[:2]
+    + table.channel_cases()[:1]
     + table.erasing_cases()[:2]
     + table.erasing_cases()[5:]
     + table.low_rank_cases()[:1]

@@ -139,6 +139,7 @@ def test_with_a_step_per_chunk_only_the_objective_has_channels():
 @pytest.mark.parametrize(
     "name", ["yaad", *(pytest.param(name, marks=pytest.mark.slow) for name in CHANNEL_WISE if name != "yaad")]
 )
+@pytest.mark.slow
 def test_a_layer_with_channel_wise_gates_starts_as_one_without(name):
     inputs = jax.random.normal(jax.random.key(0), (2, 9, 16))
     plain, wide = (MemoryLayer(CHANNEL_WISE[name](rank), 16) for rank in (None, 4))

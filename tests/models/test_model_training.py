@@ -103,6 +103,7 @@ def test_diagnostics_pass_through_remat():
     assert recorded["diagnostics"]["blocks_0"]["mixer"]["inner_loss"].shape == ()
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_logits_and_memories_in_float32():
     module = MODELS["memory in bfloat16 with remat"]()
     variables = {"params": built("memory in bfloat16 with remat")[0]}

@@ -105,6 +105,7 @@ def test_outer_product_adagrad_divides_by_the_matrix_root(x64):
     close(found[-1], -moment @ (vectors / np.sqrt(values)) @ vectors.T, 1e-10)
 
 
+@pytest.mark.slow
 def test_the_matrix_root_has_derivatives_where_eigenvalues_coincide(x64):
     direction = jnp.array([[0.3, 1.0], [1.0, -0.7]])
     root = lambda t: inverse_root(4.0 * jnp.eye(2) + t * direction)

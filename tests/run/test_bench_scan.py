@@ -7,6 +7,7 @@ import pytest
 from nested_jax.run import bench_peers, main, timing
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_implementation_and_pass(capsys):
     sizes = ["--tokens=16", "--dim=4", "--chunk=8", "--rounds=1", "--batch=1", "--heads=1"]
     sizes.append("--memory=linear")
