@@ -56,25 +56,26 @@ class _Hybrid(nn.Module):
     def setup(self):
         self.memory = MemoryLayer(self.memory_config, self.dim, self.dtype)
         self.attention = AttentionLayer(self.attention_config, self.dim, self.dtype)
-        self.combine = self._combine()
 
-    def _combine(self) -> nn.Module:
-        raise NotImplementedError
+
+class _Beside(_Hybrid):
+    """Memory and attention that each carry their own state."""
 
     def start(self, batch_size: int) -> HybridState:
         """Returns the state before the first token."""
         return HybridState(self.memory.start(batch_size), self.attention.start(batch_size))
 
 
-class MemoryAsGate(_Hybrid):
+class MemoryAsGate(_Beside):
     """MAG: sliding-window attention and a memory side by side, the memory gating what attention read.
 
     Titans eqs 26-28. Persistent tokens are in the attention alone (our choice): for a memory, learned initial weights
     are what tokens written before the first one would be.
     """
 
-    def _combine(self) -> nn.Module:
-        return Gated()
+    def setup(self):
+        super().setup()
+        self.combine = Gated()
 
     def __call__(
         self, inputs: jax.Array, state: HybridState | None = None, segments: jax.Array | None = None
@@ -92,14 +93,15 @@ class MemoryAsGate(_Hybrid):
         return self.combine(read, remembered), HybridState(memory, attention)
 
 
-class MemoryAsLayer(_Hybrid):
+class MemoryAsLayer(_Beside):
     """MAL: a memory, and sliding-window attention over what it answers (Titans eqs 29-31).
 
     The norm between them is our choice; the paper says nothing.
     """
 
-    def _combine(self) -> nn.Module:
-        return RMSNorm()
+    def setup(self):
+        super().setup()
+        self.combine = RMSNorm()
 
     def __call__(
         self, inputs: jax.Array, state: HybridState | None = None, segments: jax.Array | None = None
@@ -135,7 +137,7 @@ class ContextState(NamedTuple):
     position: jax.Array
 
 
-class MemoryAsContext(nn.Module):
+class MemoryAsContext(_Hybrid):
     r"""MAC: attention over a segment and what the memory knows of it; the memory then learns what attention read.
 
     For each segment S, with M from the segments before (Titans eqs 21-25):
@@ -146,23 +148,11 @@ class MemoryAsContext(nn.Module):
     Deliberate deviations, without which a token would see later ones of its segment: token t attends to the retrieved
     tokens :math:`h_j` with j ≤ t only, and is gated by the memory that has learned y up to t (the memory's `read`). Our
     choices where the paper is silent: h and S share their positions; the query of h has a SiLU and length 1 and no
-    convolution.
-
-    Attributes:
-      memory_config: of the memory.
-      attention_config: of the attention; its window is the segment, a multiple of the memory's chunk.
-      dim: features of a token.
-      dtype: of the computation.
+    convolution. The attention's window is the segment, a multiple of the memory's chunk.
     """
 
-    memory_config: MemoryConfig
-    attention_config: AttentionConfig
-    dim: int
-    dtype: DTypeLike = jnp.float32
-
     def setup(self):
-        self.memory = MemoryLayer(self.memory_config, self.dim, self.dtype)
-        self.attention = AttentionLayer(self.attention_config, self.dim, self.dtype)
+        super().setup()
         self.retrieve_query = nn.Dense(self.memory.key_width, use_bias=False, dtype=self.dtype)
         self.retrieve_norm = RMSNorm()
         self.retrieve_output = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)

@@ -122,7 +122,7 @@ class LowRank(NamedTuple):
         return _overlap(through).T @ self.factors.errors[name]
 
     def rows(self, name: str, mask: jax.Array) -> jax.Array:
-        raise NotImplementedError("a low-rank map is of matrices")
+        return mix(mask, self.formed()[name])
 
 
 def _windows(rows: jax.Array, size: int) -> jax.Array:
