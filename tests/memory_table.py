@@ -122,6 +122,7 @@ def online_cases() -> list[Case]:
 def channel_cases() -> list[Case]:
     """Gates with a value per channel: along the outputs, along the inputs and along vectors."""
     network = nj.networks.MLP(depth=2, expansion=2, norm=True)
+    scaled = nj.chain(nj.rules.scale_by_learning_rate(), nj.rules.newton_schulz("cubic"), nj.rules.retention())
     settings = (
         ("linear", nj.rules.titans(), {"chunk_size": 4, "read": "after", "tokens": 10}),
         ("mlp", nj.rules.titans(), {"chunk_size": 5, "read": "before", "window": 3, "tokens": 12, "reset": True}),
@@ -129,6 +130,7 @@ def channel_cases() -> list[Case]:
         ("norm", nj.rules.omega(), {"chunk_size": 16, "read": "after", "window": 2, "tokens": 18, "reset": True}),
         ("linear", nj.rules.atlas(), {"chunk_size": 4, "read": "before", "window": 2, "tokens": 7}),
         ("linear", nj.rules.titans(), {"chunk_size": 1, "tokens": 5}),
+        ("linear", scaled, {"chunk_size": 4, "tokens": 6}),
     )
     found = []
     for name, rule, setting in settings:
