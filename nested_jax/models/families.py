@@ -26,7 +26,7 @@ VOCABULARY = 32_000
 
 
 class Size(NamedTuple):
-    """A size of model.
+    """A size of model: "tiny" for tests, "small" to compare families of equal parameters on a CPU, then the papers'.
 
     Attributes:
       layers: blocks.
@@ -53,6 +53,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4),
+    "small": Size(2, 64, 2, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, key_dim=8),
     "170m": Size(12, 768, 16, 170e6),
     "340m": Size(24, 1024, 16, 340e6),
     "400m": Size(24, 1024, 16, 400e6),
