@@ -41,22 +41,37 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> Any:
       ValueError: If the file is missing or has no `get_config`, if it returns no dataclass, if an override does not
         fit, or if the config's own validation refuses it.
     """
+    found, arg = module(spec)
+    get_config = getattr(found, "get_config", None)
+    if not callable(get_config):
+        raise ValueError(f"config: {found.__file__} defines no function get_config(arg)")
+    config = get_config(arg)
+    if not _is_dataclass(config):
+        raise ValueError(f"config: get_config of {found.__file__} must return a dataclass, got {type(config).__name__}")
+    config = override(config, overrides or {})
+    validate(config)
+    return config
+
+
+def module(spec: str) -> tuple[types.ModuleType, str]:
+    """Run an experiment file.
+
+    Args:
+      spec: As for `load`.
+
+    Returns:
+      The file as a module, and `arg`.
+
+    Raises:
+      ValueError: If there is no such file.
+    """
     head, extension, arg = spec.partition(".py:") if ".py:" in spec else (spec, "", "")
     path = pathlib.Path(head + (".py" if extension else "")).expanduser()
     if path.suffix != ".py":
         raise ValueError(f"config: expected path/to/file.py or path/to/file.py:variant, got {spec!r}")
     if not path.is_file():
         raise ValueError(f"config: no such file: {path} (looked in {pathlib.Path.cwd()})")
-    module = _execute(path)
-    get_config = getattr(module, "get_config", None)
-    if not callable(get_config):
-        raise ValueError(f"config: {path} defines no function get_config(arg)")
-    config = get_config(arg)
-    if not _is_dataclass(config):
-        raise ValueError(f"config: get_config of {path} must return a dataclass, got {type(config).__name__}")
-    config = override(config, overrides or {})
-    validate(config)
-    return config
+    return _execute(path), arg
 
 
 def override(config: Any, values: Mapping[str, str]) -> Any:

@@ -7,6 +7,8 @@ python -m nested_jax generate --config=experiments/quickstart.py --prompt="def "
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --state-out=FILE
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="class " --state-in=FILE --no-learn
 python -m nested_jax describe --config=experiments/quickstart.py:tiny
+python -m nested_jax sweep    --config=experiments/titans/table5.py --seeds=0,1,2
+python -m nested_jax table    --config=experiments/titans/table5.py
 python -m nested_jax bench scan
 """
 
@@ -72,10 +74,20 @@ def parser() -> argparse.ArgumentParser:
 
     command("describe", "levels, periods, objectives, rules, parameters and state of a model as a table", workdir=False)
 
+    swept = command("sweep", "run every row of a table with every seed; go on with what was interrupted", workdir=True)
+    swept.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N,N,...", help="seeds (default: 0,1,2)")
+    swept.add_argument("--rows", default="", metavar="ROW,ROW,...", help="rows (default: all)")
+
+    command("table", "published numbers beside those of a sweep, as text, Markdown, CSV and a picture", workdir=True)
+
     bench = commands.add_parser("bench", help="time something", description="time something", add_help=False)
     bench.add_argument("name", nargs="?", help="what to time")
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
     return top
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -147,6 +159,9 @@ def run(arguments: Sequence[str]) -> None:
     rest, overrides = split_overrides(arguments)
     options = parser().parse_args(rest)
 
+    if options.command in ("sweep", "table"):
+        return _run_table(options, overrides)
+
     from nested_jax import config as configs
     from nested_jax.run import commands, host
     from nested_jax.train.experiment import FREE, Experiment
@@ -165,6 +180,19 @@ def run(arguments: Sequence[str]) -> None:
         "describe": commands.describe,
     }
     return table[options.command](experiment, workdir, options)
+
+
+def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from nested_jax.run import host
+    from nested_jax.run.sweep import sweep
+    from nested_jax.run.table import load, table
+
+    comparison = load(options.config)
+    workdir = pathlib.Path(options.workdir or default_workdir(options.config, overrides))
+    if options.command == "sweep":
+        host.keep_freed_memory()
+        sweep(comparison, overrides, workdir, options.seeds, [row for row in options.rows.split(",") if row])
+    print(f"\n{table(comparison, workdir)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

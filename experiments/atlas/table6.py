@@ -1,0 +1,66 @@
+"""Atlas, table 6: what the parts of Atlas are worth (arXiv 2505.23735; 760M parameters, 30B tokens).
+
+    python -m nested_jax sweep --config=experiments/atlas/table6.py --seeds=0,1,2
+    python -m nested_jax table --config=experiments/atlas/table6.py
+    python -m nested_jax train --config=experiments/atlas/table6.py:no-muon
+
+Variants are rows, each at a size: `no-muon` and `no-muon@small` (190k parameters on the sources of the standard
+library, byte by byte, minutes on a CPU), `no-muon@tiny` (for tests), `no-muon@760m` (the paper's size and
+hyperparameters; bring a text of 30B tokens and a pod). All rows of a size have the same number of parameters, by the
+width of their feed-forward layers, and the same tokens in the same order.
+
+Differs from the paper at "small": size, text and metric (bits per byte of held-out source files, not the mean of two
+perplexities); windows of 4 tokens; no learning rate is tuned, for any row.
+"""
+
+import dataclasses
+
+import nested_jax as nj
+from nested_jax.models import MemoryConfig, ModelConfig
+from nested_jax.train.comparison import Published, Row, changed_memory, compare
+from nested_jax.train.experiment import Experiment
+
+RESULT = Published(
+    source="Atlas, arXiv 2505.23735, table 6 (760M parameters, 30B tokens)",
+    metric="perplexity, mean of Wikitext and LAMBADA",
+    values={
+        "atlas": 19.97,
+        "gated-mlp": 19.53,
+        "mag": 19.90,
+        "mal": 20.26,
+        "linear": 21.03,
+        "no-muon": 19.65,
+        "one-token": 21.98,
+        "no-polynomial": 22.14,
+    },
+    base="atlas",
+)
+
+
+def linear(config: ModelConfig) -> dict[str, MemoryConfig]:
+    return changed_memory(config, network=nj.networks.Linear())
+
+
+def one_token(config: ModelConfig) -> dict[str, MemoryConfig]:
+    return changed_memory(config, window=1)
+
+
+def no_polynomial(config: ModelConfig) -> dict[str, MemoryConfig]:
+    return {"memory": dataclasses.replace(config.memory, features=None, key_dim=None)}
+
+
+ROWS = {
+    "atlas": Row("Atlas", "atlas"),
+    "gated-mlp": Row("+Gated MLP memory", "atlas++"),
+    "mag": Row("+Attn (MAG)", "atlas-mag"),
+    "mal": Row("+Attn (MAL)", "atlas-mal"),
+    "linear": Row("Linear memory", "atlas", linear),
+    "no-muon": Row("w/o Muon", "omeganet"),
+    "one-token": Row("c = 1", "atlas", one_token),
+    "no-polynomial": Row("w/o polynomial mapping", "atlas", no_polynomial),
+}
+
+
+def get_config(arg: str = "") -> Experiment:
+    """The experiment of a row at a size; see the file's docstring."""
+    return compare(ROWS, arg)
