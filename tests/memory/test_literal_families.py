@@ -15,7 +15,7 @@ from nested_jax.models import family
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-T, D, C, WINDOW = 8, 5, 4, 3
+T, D, C, WINDOW = 12, 5, 4, 3
 RNG = np.random.default_rng(0)
 K, Q = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in RNG.normal(size=(2, T, D)))
 V = RNG.normal(size=(T, D))

@@ -15,7 +15,8 @@ from nested_jax.models.hybrids import MemoryAsContext, MemoryAsGate, MemoryAsLay
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-B, T, DIM, HEADS, CHUNK, SEGMENT, WINDOW, PERSISTENT = 2, 12, 8, 2, 2, 4, 5, 2
+B, T, DIM, HEADS, CHUNK, OMEGA = 2, 12, 8, 2, 2, 3
+SEGMENT, WINDOW, PERSISTENT = 2 * CHUNK, 5, 2
 HEAD_DIM = DIM // HEADS
 X = np.random.default_rng(0).normal(size=(B, T, DIM))
 
@@ -34,13 +35,15 @@ def agree(request):
         shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.asarray(X))
         draw = np.random.default_rng(1)
         variables = jax.tree.map(lambda x: 0.6 * draw.normal(size=x.shape), shapes)
+        params = variables["params"]
+        params |= {name: np.abs(w) for name, w in params.items() if name == "coefficients"}
         if request.param == "parallel":
             found, _ = jax.jit(layer.apply)(variables, X)
         else:
             step = lambda state, x: layer.apply(variables, x, state, method="step")[::-1]
             start = layer.apply(variables, B, method="start")
             found = jnp.moveaxis(jax.jit(lambda *xs: jax.lax.scan(step, *xs)[1])(start, jnp.moveaxis(X, 1, 0)), 0, 1)
-        expected = np.stack([reference(variables["params"], x) for x in X])
+        expected = np.stack([reference(params, x) for x in X])
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
 
     return check
@@ -104,11 +107,52 @@ class GatedDelta:
         self.S = self.S @ (alpha * (np.eye(HEAD_DIM) - beta * np.outer(k, k))) + beta * np.outer(v, k)
 
 
+class Omega:
+    """M_t = (1 − α_t) M_{t−1} − θ_t S_t, S_t = η_t S_{t−1} + ∇ Σ_{i > t−c} γ_i^(t) ℓ, linear (Atlas eqs 10, 33)."""
+
+    def __init__(self, initial):
+        self.M, self.S, self.seen = initial[0], 0.0, []
+
+    def recall(self, q):
+        return q @ self.M
+
+    def write(self, k, v, z):
+        if len(self.seen) % CHUNK == 0:
+            self.frozen = self.M
+        self.seen.append((k, v))
+        window = self.seen[: -OMEGA - 1 : -1]
+        eta, alpha, gamma = sigmoid(z[0]), sigmoid(z[2]), sigmoid(z[3:])
+        theta = (1 - eta) / (CHUNK * OMEGA * (1 + 1 + 1 / 2)) * sigmoid(z[1])
+        self.S = eta * self.S + sum(
+            g * np.outer(k, k @ self.frozen - v) for g, (k, v) in zip(gamma, window, strict=False)
+        )
+        self.M = (1 - alpha) * self.M - theta * self.S
+
+
+class Yaad:
+    """W_t = (1 − α_t) W_{t−1} − η_t (∇ℓ_2 where ‖W k_t − v_t‖ ≤ δ_t, else δ_t ∇ℓ_1), per channel (MIRAS eq 26)."""
+
+    def __init__(self, initial):
+        self.W, self.t = initial[0], 0
+
+    def recall(self, q):
+        return q @ self.W
+
+    def write(self, k, v, z):
+        if self.t % CHUNK == 0:
+            self.frozen = self.W
+        theta, alpha, delta = (sigmoid(part) for part in np.split(z, 3))
+        error = k @ self.frozen - v
+        error = np.where(np.linalg.norm(error) <= delta, error, delta * np.sign(error))
+        self.W = (1 - alpha) * self.W - theta / CHUNK * np.outer(k, error)
+        self.t += 1
+
+
 class Memory:
     """A memory layer reading one token after the other (Titans §4.4): it writes, then reads."""
 
-    def __init__(self, p, kind=Titans):
-        self.p, self.past = p, []
+    def __init__(self, p, kind=Titans, features=lambda x: x):
+        self.p, self.past, self.features = p, [], features
         self.heads = [kind([w[h] for _, w in sorted(p["initial"].items())]) for h in range(HEADS)]
 
     def project(self, name):
@@ -119,11 +163,12 @@ class Memory:
 
     def __call__(self, x):
         self.past.append(x)
-        gates = np.einsum("d,dhg->hg", x, self.p["gates"]["dense"]["kernel"]) + self.p["gates"]["dense"]["bias"]
+        reduced = x @ self.p["gates"]["reduce"]["kernel"] if "reduce" in self.p["gates"] else x
+        gates = np.einsum("d,dhg->hg", reduced, self.p["gates"]["dense"]["kernel"]) + self.p["gates"]["dense"]["bias"]
         read = []
         for memory, q, k, v, z in zip(self.heads, *map(self.project, ("query", "key", "value")), gates, strict=True):
-            memory.write(unit(k), v / np.sqrt(HEAD_DIM), z)
-            read.append(rms_norm(self.p["norm"], memory.recall(unit(q))))
+            memory.write(self.features(unit(k)), v / np.sqrt(HEAD_DIM), z)
+            read.append(rms_norm(self.p["norm"], memory.recall(self.features(unit(q)))))
         gated = np.concatenate(read) * silu(x @ self.p["gate"]["kernel"])
         return gated @ self.p["output"]["kernel"]
 
@@ -168,6 +213,37 @@ def test_gated_deltanet_layer(agree):
     config = family("gated-deltanet").memory
     assert config.heads == HEADS
     agree(MemoryLayer(config, DIM, jnp.float64), reference)
+
+
+@pytest.mark.slow
+def test_polynomial_features_and_window_gates(agree):
+    """φ(x) = (√a_0, √a_1 x, √a_2 x ⊗ x), every product once (Atlas eqs 4-5); a gate for every place of the window."""
+
+    def reference(p, x):
+        a0, a1, a2 = np.sqrt(p["coefficients"])
+
+        def features(x):
+            pairs = [x[i] * x[j] * (1 if i == j else np.sqrt(2)) for i in range(len(x)) for j in range(i, len(x))]
+            return np.concatenate([[a0], a1 * x, a2 * np.array(pairs)])
+
+        memory = Memory(p, Omega, features)
+        return [memory(token) for token in x]
+
+    omega = nj.Memory(nj.networks.Linear(), rule=nj.rules.omega(), chunk_size=CHUNK, window=OMEGA)
+    config = MemoryConfig(memory=omega, heads=HEADS, features=nj.features.Polynomial(2), key_dim=3)
+    agree(MemoryLayer(config, DIM, jnp.float64), reference)
+
+
+@pytest.mark.slow
+def test_gates_per_channel_of_low_rank(agree):
+    """(x A) W + b for learning rate, decay and δ, each [D] for every head (MIRAS §5.3)."""
+
+    def reference(p, x):
+        memory = Memory(p, Yaad)
+        return [memory(token) for token in x]
+
+    yaad = nj.Memory(nj.networks.Linear(), nj.objectives.huber(), nj.rules.yaad(), chunk_size=CHUNK)
+    agree(MemoryLayer(MemoryConfig(memory=yaad, heads=HEADS, gate_rank=3), DIM, jnp.float64), reference)
 
 
 def test_memory_as_context_equations_21_to_25(agree):
