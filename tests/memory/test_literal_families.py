@@ -201,7 +201,8 @@ def newton_schulz(S: np.ndarray) -> np.ndarray:
 def test_atlas_equations_32_and_33_on_a_deep_memory(agree, name):
     """M_t = (1 − α_t) M_{t−1} − η_t NewtonSchulz(S_t),  S_t = θ_t S_{t−1} + ∇ Σ_{i > t−c} γ_i^(t) ‖M(φ(k_i)) − v_i‖².
 
-    OmegaNet is the same without Newton-Schulz (eq 10, with momentum). Windows reach into the chunk before, at the weights of this one.
+    OmegaNet is the same without Newton-Schulz (eq 10, with momentum). Windows reach into the chunk before, the
+    gradients being at the weights of this one's start.
     """
     memory, orthogonalise = memory_of(name), newton_schulz if name == "atlas" else np.asarray
     keys, queries = featured()
