@@ -117,7 +117,7 @@ def _polynomial(size: Size, memory: Memory) -> dict[str, Any]:
 
 @_family("omeganet")
 def _omeganet(size: Size) -> dict[str, Any]:
-    """Atlas eq 10: the Omega rule over polynomial features."""
+    """Atlas eq 10 with momentum: the Omega rule over polynomial features."""
     network = MLP(residual=False)
     return _polynomial(size, Memory(network, rule=rules.omega(), chunk_size=size.chunk, window=size.omega))
 
