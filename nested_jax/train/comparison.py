@@ -134,7 +134,7 @@ def training(model: ModelConfig, size: str) -> Experiment:
             ),
         ),
         steps=steps,
-        log_every=max(steps // 20, 1),
+        log_every=max(steps // 10, 1),
         eval_every=0,
         final_bytes={"tiny": 4000, "small": 200_000}.get(size),
         checkpoint_every=max(steps // 4, 1) if size in ("tiny", "small") else 500,
