@@ -69,6 +69,40 @@ def test_obeys_the_laws(name, x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_do_not_depend_on_how_it_is_run(name, x64):
+    """Whole, in two pieces with the state carried, and token by token: the same gradient of all parameters."""
+    built, given = Built(family(name, vocab_size=16, dtype="float64", layers=2)), jnp.asarray(tokens())
+    apply = built.model.apply
+
+    def whole(variables):
+        return apply(variables, given)[0]
+
+    def pieces(variables):
+        first, state = apply(variables, given[:, :CUT])
+        return jnp.concatenate([first, apply(variables, given[:, CUT:], state)[0]], axis=1)
+
+    def one_by_one(variables):
+        def step(state, token):
+            logits, state = apply(variables, token, state, method="step")
+            return state, logits
+
+        start = apply(variables, 2, method="start")
+        first, _ = jax.eval_shape(step, start, given[:, 0])
+        start = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), start, first)
+        return jnp.swapaxes(jax.lax.scan(step, start, given.T)[1], 0, 1)
+
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal((2, LENGTH, 16)))
+    found = [
+        jax.jit(jax.grad(lambda v, run=run: jnp.sum(weights * run(v))))(built.variables)
+        for run in (whole, pieces, one_by_one)
+    ]
+    assert sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(found[0])) > 1
+    for other in found[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), other, found[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_learns(name):
     """20 steps on the bytes of this file."""
     text = np.frombuffer(pathlib.Path(__file__).read_bytes(), np.uint8).astype(np.int32)
