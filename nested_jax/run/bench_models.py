@@ -4,9 +4,9 @@
     python -m nested_jax bench models --families=all --lengths=512,2048,8192 --output=runs/bench_models
 
 A cell is a family, a number of tokens T and a pass. One sequence of T random tokens; forward is the mean cross-entropy,
-forward+backward its value and gradient with respect to the parameters; no state is handed on and nothing is recomputed
-in the backward pass but what the memories themselves recompute. Seconds are the median of the calls after a warming
-one, as many as begin within `--seconds` and `--rounds` at most; a first call longer than that stays the only one.
+forward+backward its value and gradient with respect to the parameters; no state is handed on, and blocks are not
+recomputed in the backward pass as wholes (`remat`). Seconds are the median of the calls after a warming one, as many as
+begin within `--seconds` and `--rounds` at most; a first call longer than that stays the only one.
 Memory is what the compiled program asks for: parameters, tokens, outputs and temporaries. It is known before anything
 runs, and a cell that asks for more than `--memory` is not run: its place in the table says so.
 

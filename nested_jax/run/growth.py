@@ -194,14 +194,14 @@ def draw(path: pathlib.Path, title: str, cells: Cells, families: Sequence[str], 
     figure = Figure(figsize=(6 * len(passes) + 2, 10), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(passes), sharex=True, sharey="row", squeeze=False)
-    values: tuple[tuple[str, Callable[[Cell], float | None]], ...] = (
-        ("seconds", lambda cell: cell.median),
-        ("MiB", lambda cell: cell.memory and cell.memory / 2**20),
+    values: tuple[tuple[str, str, Callable[[Cell], float | None]], ...] = (
+        ("time", "seconds", lambda cell: cell.median),
+        ("memory (× did not fit)", "MiB", lambda cell: cell.memory and cell.memory / 2**20),
     )
-    for line, (label, value) in zip(grid, values, strict=True):
+    for line, (heading, label, value) in zip(grid, values, strict=True):
         for axes, what in zip(line, passes, strict=True):
             _curves(axes, [series(cells, family, what) for family in families], value)
-            axes.set(xscale="log", yscale="log", title=f"{what}: {'time' if label == 'seconds' else 'memory'}")
+            axes.set(xscale="log", yscale="log", title=f"{what}: {heading}")
             axes.grid(alpha=0.25)
         line[0].set_ylabel(label)
     ticks = sorted({cell.place.length for cell in cells.values()})
