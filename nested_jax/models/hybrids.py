@@ -201,7 +201,10 @@ class MemoryAsContext(_Hybrid):
                 return carry, read
 
             scan = nn.scan(
-                body, variable_broadcast="params", variable_axes={"diagnostics": 0}, split_rngs={"params": False}
+                nn.remat(body, prevent_cse=False),
+                variable_broadcast="params",
+                variable_axes={"diagnostics": 0},
+                split_rngs={"params": False},
             )
             state, read = scan(self, state, (parts, fresh[:full]))
             outputs.append(jnp.moveaxis(read, 0, 1).reshape(batch, full * size, -1))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 BENCHMARKS = {
     "scan": "nested_jax.run.bench_scan",
     "rules": "nested_jax.run.bench_rules",
+    "models": "nested_jax.run.bench_models",
     "newton_schulz": "nested_jax.run.bench_newton_schulz",
 }
 

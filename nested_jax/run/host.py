@@ -1,7 +1,8 @@
-"""What the program asks of the computer it runs on: CPU devices for a mesh, and memory that stays with the process."""
+"""What the program asks of the computer it runs on: devices for a mesh, memory that stays, and how much there is."""
 
 import ctypes
 import os
+import pathlib
 import sys
 
 import jax
@@ -51,3 +52,20 @@ def keep_freed_memory(most: int = 2**30) -> bool:
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_bytes() -> int | None:
+    """The memory that JAX's first device can still allocate: the accelerator's own, or what the system can spare.
+
+    Returns:
+      Bytes, None where the system does not say.
+    """
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None

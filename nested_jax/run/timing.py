@@ -1,6 +1,7 @@
 """Interleaved timing: every candidate once per round in one process, medians and ratios over the rounds."""
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,44 +33,64 @@ class Measured:
 
 
 class Compiled:
-    """A jitted function compiled for its arguments, with what compiling cost."""
+    """A jitted function compiled for its arguments, with what compiling cost and what memory a call takes.
+
+    Attributes:
+      compile_seconds: time of lowering and compiling.
+      temporary_bytes: what the compiled program allocates besides its inputs and outputs, None where unknown.
+      total_bytes: the same with its inputs and outputs.
+    """
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any]):
         begin = time.perf_counter()
         self._call = jax.jit(function).lower(*arguments).compile()
         self.compile_seconds = time.perf_counter() - begin
         memory = self._call.memory_analysis()
-        self.temporary_bytes = None if memory is None else int(memory.temp_size_in_bytes)
+        self.temporary_bytes = self.total_bytes = None
+        if memory is not None:
+            self.temporary_bytes = int(memory.temp_size_in_bytes)
+            ends = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            self.total_bytes = self.temporary_bytes + int(ends)
         self._arguments = tuple(arguments)
 
     def __call__(self) -> None:
         jax.block_until_ready(self._call(*self._arguments))
 
 
-def interleave(candidates: Mapping[Name, Callable[[], None]], rounds: int) -> dict[Name, Measured]:
+def interleave(
+    candidates: Mapping[Name, Callable[[], None]], rounds: int, within: float = math.inf
+) -> dict[Name, Measured]:
     """Times candidates against each other.
 
     Args:
       candidates: name -> a call that returns when its work is done; `Compiled` ones also report compiling.
       rounds: rounds that count, >= 1; one more warms up.
+      within: seconds of rounds that count after which none begins, one at least. A warming round that takes longer
+        counts itself and stays the only one: next to so much work, touching memory for the first time is nothing.
 
     Returns:
       name -> `Measured`.
     """
-    seconds: dict[Name, list[float]] = {name: [] for name in candidates}
-    for call in candidates.values():
-        call()
-    for _ in range(rounds):
-        for name, call in candidates.items():
-            begin = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begin)
+    seconds = {name: [_seconds(call)] for name, call in candidates.items()}
+    if sum(warming[0] for warming in seconds.values()) < within:
+        seconds = {name: [] for name in candidates}
+        spent = 0.0
+        while spent < within and min(map(len, seconds.values()), default=rounds) < rounds:
+            for name, call in candidates.items():
+                seconds[name].append(_seconds(call))
+                spent += seconds[name][-1]
     return {
         name: Measured(
             tuple(seconds[name]), getattr(call, "compile_seconds", None), getattr(call, "temporary_bytes", None)
         )
         for name, call in candidates.items()
     }
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def ratio(slow: Measured, fast: Measured) -> tuple[float, float, float]:

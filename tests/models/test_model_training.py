@@ -12,7 +12,7 @@ from nested_jax import rules
 from nested_jax.memory import Memory
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import MLP, Linear
-from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, ModelConfig
+from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, ModelConfig, state_bytes
 
 
 def model(memory=None, **options):
@@ -33,6 +33,9 @@ MODELS = {
             head_dim=3,
             features=Polynomial(2),
         )
+    ),
+    "context": lambda: model(
+        MemoryConfig(memory=Memory(network=MLP(2, expansion=2), chunk_size=6), heads=2), blocks=("mac",)
     ),
     "attention": lambda: model(blocks=("attention",)),
     "attention with remat": lambda: model(blocks=("attention",), remat=True),
@@ -93,6 +96,18 @@ def test_remat_gives_the_same_numbers():
     (params, plain), (same, saving) = built("attention"), built("attention with remat")
     jax.tree.map(np.testing.assert_array_equal, params, same)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), plain(params), saving(params))
+
+
+def test_the_backward_pass_of_mac_keeps_less_of_a_segment_than_its_state():
+    module, segment = MODELS["context"](), 6
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    state = jax.eval_shape(lambda v: module.apply(v, 1, method="start"), variables)
+
+    def kept(segments):
+        tokens = jnp.zeros((1, segments * segment), jnp.int32)
+        return state_bytes(jax.eval_shape(lambda v: jax.vjp(lambda v: module.apply(v, tokens)[0], v)[1], variables))
+
+    assert kept(8) - kept(4) < 4 * state_bytes(state)
 
 
 def test_diagnostics_pass_through_remat():

@@ -1,6 +1,7 @@
 """`bench scan` at sizes that say nothing about speed: its tables, its timing and its errors."""
 
 import builtins
+import itertools
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_rounds_are_interleaved_after_a_warm_up():
     measured = timing.interleave(candidates, 3)
     assert "".join(calls) == "ab" * 4
     assert [len(m.seconds) for m in measured.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(("within", "calls", "counted"), [(0.5, 1, 1), (1.5, 3, 2), (2.5, 4, 3), (9.0, 6, 5)])
+def test_rounds_end_with_the_time_for_them(within, calls, counted, monkeypatch):
+    clock, made = itertools.count(), []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))  # every call takes one second
+    measured = timing.interleave({"a": lambda: made.append("a")}, 5, within)
+    assert (len(made), measured["a"].seconds) == (calls, (1,) * counted)
 
 
 def test_ratios_are_formed_round_by_round():

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 
 from nested_jax.run import host
 
@@ -29,3 +30,14 @@ def test_devices_already_in_use_or_given_by_the_user_stay():
 
 def test_freed_memory_is_kept_where_the_c_library_is_glibc():
     assert host.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_memory_of_an_accelerator_is_its_own(monkeypatch):
+    device = lambda statistics: types.SimpleNamespace(memory_stats=lambda: statistics)
+    monkeypatch.setattr(host.jax, "devices", lambda: [device({"bytes_limit": 100, "bytes_in_use": 30})])
+    assert host.available_bytes() == 70
+
+
+def test_memory_of_a_cpu_is_the_systems():
+    if platform.system() == "Linux":
+        assert 2**20 < host.available_bytes() < 2**50
