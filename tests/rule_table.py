@@ -61,6 +61,11 @@ def held(learning_rate=None, momentum=None):
     return rules.chain(rules.every(2, rules.momentum(momentum), hold=True), rules.scale_by_learning_rate(learning_rate))
 
 
+def mini_batches(learning_rate=None):
+    """TTT with the public code's division."""
+    return rules.chain(rules.scale_by_learning_rate(learning_rate), rules.running_mean(4))
+
+
 def windowed(learning_rate=None):
     """Omega as an optimizer: the sum of the last three gradients."""
     return rules.chain(rules.window(3), rules.scale_by_learning_rate(learning_rate))
@@ -129,6 +134,7 @@ RULES = (
     RuleCase("average", rules.average, {"momentum": 0.75}, descends=False),
     RuleCase("accumulate", rules.accumulate, {"momentum": 0.8}, descends=False),
     RuleCase("every hold", held, {"learning_rate": 0.02, "momentum": 0.5}),
+    RuleCase("running_mean", mini_batches, GD),
     RuleCase("window", windowed, {"learning_rate": 0.05}),
     RuleCase("hebbian_momentum", rules.hebbian_momentum, {"learning_rate": 0.05}, descends=False),
     RuleCase("preconditioned_momentum", rules.preconditioned_momentum, {"learning_rate": 0.05, "momentum": 0.8}),

@@ -16,6 +16,8 @@ _LAYOUTS = ("symmetric", "tensor")
 class Polynomial:
     """All monomials of x up to a degree, weighted so that `φ(q)·φ(k) = Σ_i a_i (q·k)^i` exactly.
 
+    Elsewhere `PolynomialFeatures` with a `polynomial_degree`, and `LearnableTaylorKernel` where the a_i are learned.
+
     The a_i are the Taylor weights: 1/i! approximates exp(q·k), and `a = (0, 1, 0, ...)` gives back φ(x) = x. The
     degree-i block is multiplied by √a_i on keys and queries alike, so that the weights must not be negative.
 

@@ -35,7 +35,7 @@ class Memory:
       rule: what is done with a gradient: one of `nj.rules`, or any optax transformation.
       chunk_size: tokens whose gradients are taken at the same weights, those at the chunk's start; 1 is the exact
         online rule.
-      window: how many last tokens the loss at t sums over (the c of the Omega rule), >= 1.
+      window: how many last tokens the loss at t sums over (the c of the Omega rule, elsewhere `context_window`), >= 1.
       step_per: "token", or "chunk": one step per chunk on the sum of its gradients weighted by their learning rates,
         the other gates averaged; then only `read="start"` is causal.
       read: the weights that a query reads: "after" its own token's write (Titans), "before" it, or those of the chunk's

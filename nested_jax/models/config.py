@@ -29,8 +29,9 @@ class MemoryConfig:
       max_learning_rate: upper end of the learning rate, before its factor 1 − momentum; it starts at half of that. None
         for 1 / (chunk_size · window · |k|²), with which equal keys never move a linear memory beyond its target. See
         :mod:`nested_jax.models.gates`.
-      momentum: where the gate starts, in (0, 1).
-      decay: where the gate starts, in (0, 1).
+      momentum: where the gate starts, in (0, 1): a number, or one per head.
+      decay: where the gate starts, likewise.
+      fixed: gates that stay where they start, the same at every token (RetNet's decay).
       gate_rank: None for gates of one number per token and head. Else gates are channel-wise, [head_dim], through a
         projection of this rank (MIRAS §5.3: 32 or 64); see :mod:`nested_jax.models.gates`. It changes no number at the
         start of training.
@@ -43,8 +44,9 @@ class MemoryConfig:
     conv: int = 4
     features: Polynomial | None = None
     max_learning_rate: float | None = None
-    momentum: float = 0.5
-    decay: float = 0.002
+    momentum: float | tuple[float, ...] = 0.5
+    decay: float | tuple[float, ...] = 0.002
+    fixed: tuple[str, ...] = ()
     gate_rank: int | None = None
 
     def validate(self) -> None:
@@ -57,8 +59,12 @@ class MemoryConfig:
         if self.gate_rank is not None:
             _at_least("gate_rank", self.gate_rank, 1)
         for name in ("momentum", "decay"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {getattr(self, name)}")
+            given = getattr(self, name)
+            starts = given if isinstance(given, tuple) else (given,) * self.heads
+            if len(starts) != self.heads:
+                raise ValueError(f"{name} must be a number or one for each of {self.heads} heads, got {len(starts)}")
+            if not all(0 < start < 1 for start in starts):
+                raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {given}")
         if self.max_learning_rate is not None and not self.max_learning_rate > 0:
             raise ValueError(f"max_learning_rate must be positive or None, got {self.max_learning_rate}")
 

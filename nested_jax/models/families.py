@@ -200,11 +200,21 @@ def _linear_attention(size: Size) -> dict[str, Any]:
     return _memory(size, memory)
 
 
+def _decaying(size: Size) -> Memory:
+    return Memory(Linear(), objectives.dot_product, rules.gated_gradient_descent(1.0), chunk_size=size.chunk)
+
+
 @_family("gated-linear-attention")
 def _gated_linear_attention(size: Size) -> dict[str, Any]:
-    """W ← (1 − α_t) W + k v^T with a decay per token and head, as Mamba-2; RetNet's is constant, GLA's per channel."""
-    memory = Memory(Linear(), objectives.dot_product, rules.gated_gradient_descent(1.0), chunk_size=size.chunk)
-    return _memory(size, memory)
+    """W ← (1 − α_t) W + k v^T with a decay per token and head, as Mamba-2; GLA's is per channel."""
+    return _memory(size, _decaying(size))
+
+
+@_family("retnet")
+def _retnet(size: Size) -> dict[str, Any]:
+    """RetNet: linear attention whose head h keeps 1 − 2^(−5−h) of its weights at every token."""
+    decays = tuple(2.0 ** (-5 - head) for head in range(size.heads))
+    return _memory(size, _decaying(size), decay=decays, fixed=("decay",))
 
 
 @_family("deltanet")
@@ -226,18 +236,20 @@ def _gated_delta(largest: float) -> Build:
 FAMILIES |= {"gated-deltanet": _gated_delta(1.0), "gated-deltanet-2": _gated_delta(2.0)}
 
 
-@_family("ttt-linear")
-def _ttt_linear(size: Size) -> dict[str, Any]:
-    """TTT §2: x + LN(x W), gradients over mini-batches of 16, η = sigmoid."""
-    memory = Memory(MLP(depth=1, norm=True), rule=rules.gradient_descent(), chunk_size=min(16, size.chunk))
-    return _memory(size, memory, max_learning_rate=1.0)
+def _ttt(network: MLP, largest: float, mean: bool = False) -> Build:
+    def build(size: Size) -> dict[str, Any]:
+        """TTT §2: x + LN(f(x)), η = largest · sigmoid, the sum or the mean of the gradients of mini-batches of 16."""
+        batch = min(16, size.chunk)
+        links = [rules.scale_by_learning_rate()] + [rules.running_mean(batch)] * mean
+        memory = Memory(network, rule=rules.chain(*links), chunk_size=batch)
+        return _memory(size, memory, max_learning_rate=largest)
+
+    return build
 
 
-@_family("ttt-mlp")
-def _ttt_mlp(size: Size) -> dict[str, Any]:
-    """TTT §2: x + LN(W1 σ(W2 x)), gradients over mini-batches of 16, η = 0.1 sigmoid."""
-    memory = Memory(MLP(norm=True), rule=rules.gradient_descent(), chunk_size=min(16, size.chunk))
-    return _memory(size, memory, max_learning_rate=0.1)
+TTT_LINEAR, TTT_MLP = MLP(depth=1, norm=True), MLP(norm=True)
+FAMILIES |= {"ttt-linear": _ttt(TTT_LINEAR, 1.0), "ttt-linear-mean": _ttt(TTT_LINEAR, 1.0, mean=True)}
+FAMILIES |= {"ttt-mlp": _ttt(TTT_MLP, 0.1), "ttt-mlp-mean": _ttt(TTT_MLP, 0.1, mean=True)}
 
 
 @_family("transformer++")

@@ -16,6 +16,8 @@ z = x W + b with W = 0 at the start; m = 1 / (chunk_size · window · |k|²) unl
 the initial Taylor weights where there are features. A gate whose name ends in one of the first three
 (``slow_momentum``) is of that kind.
 
+A start may be given for every head, and gates named in ``fixed`` stay there: W = 0 and b are no parameters then.
+
 With ``gate_rank=r`` gates are channel-wise, vectors [head_dim] that act on weights as :func:`nested_jax.rules.scale`
 says, and z = (x A) W + b, where A [dim, r] is shared by gates and heads (MIRAS §5.3). Our choice: all channels start at
 the value above; ``window`` goes through A too and stays one number per place; with ``step_per="chunk"``, whose one step
@@ -52,15 +54,17 @@ class Gate(NamedTuple):
 
     Attributes:
       kind: "learning_rate", "momentum", "decay" or "other".
-      initial: its value at the start; of a learning rate without the factor for momentum.
+      initial: its value at the start, or that of every head; of a learning rate without the factor for momentum.
       maximum: the sigmoid's factor.
       size: numbers per token and head; None for a single one without an axis of its own.
+      fixed: whether it stays at `initial`.
     """
 
     kind: str
-    initial: float
+    initial: float | tuple[float, ...]
     maximum: float = 1.0
     size: int | None = None
+    fixed: bool = False
 
 
 def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, Gate]:
@@ -74,7 +78,8 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
       Gates by name, in the order of the rule.
 
     Raises:
-      ValueError: if there is a `gate_rank`, and the memory has no channel-wise gates or its rule cannot use them.
+      ValueError: if there is a `gate_rank`, and the memory has no channel-wise gates or its rule cannot use them; if a
+        name in `fixed` is no gate without a constant.
 
     Example:
       >>> import nested_jax as nj
@@ -99,11 +104,16 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
         "other": Gate("other", 0.5),
     }
     table = {name: kinds[_kind(name)] for name, constant in constants.items() if constant is None}
+    for name in config.fixed:
+        if name not in table:
+            raise ValueError(f"fixed: expected gates without a constant, {[*table]}, got {name!r}")
+        table[name] = table[name]._replace(fixed=True)
     if config.gate_rank is not None:
         channels = config.head_dim or head_dim
         if channels is None:
             raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
-        for name in _channel_wise(config, table, channels):
+        learned = [name for name, gate in table.items() if not gate.fixed]
+        for name in _channel_wise(config, learned, channels):
             table[name] = table[name]._replace(size=channels)
     if memory.window > 1:
         table["window"] = Gate("other", 0.5, size=memory.window)
@@ -160,12 +170,32 @@ class Gates(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> dict[str, jax.Array]:
         """Returns each gate, [..., H], or [..., H, size] where it has a size, for inputs [..., dim]."""
-        if not self.table:
-            return {}
-        sizes = [gate.size or 1 for gate in self.table.values()]
-        share = np.repeat([gate.initial / gate.maximum for gate in self.table.values()], sizes)
-        logits = np.tile(np.log(share) - np.log1p(-share), self.heads)
         dtype = at_least_float32(inputs.dtype)
+        values = self._learned(inputs, dtype)
+        for name, gate in self.table.items():
+            if gate.fixed:
+                starts = np.broadcast_to(self._starts(gate)[:, None], (self.heads, gate.size or 1))
+                start = jnp.asarray(starts if gate.size else starts[:, 0], dtype)
+                values[name] = jnp.broadcast_to(start, (*inputs.shape[:-1], *start.shape))
+        momenta = [values[name] for name, gate in self.table.items() if gate.kind == "momentum"]
+        for name, gate in self.table.items():
+            if gate.kind == "learning_rate":
+                for momentum in momenta:
+                    values[name] = values[name] * (1 - momentum)
+        return {name: values[name] for name in self.table}
+
+    def _starts(self, gate: Gate) -> np.ndarray:
+        """[H]."""
+        return np.broadcast_to(np.asarray(gate.initial, float), (self.heads,))
+
+    def _learned(self, inputs: jax.Array, dtype: jnp.dtype) -> dict[str, jax.Array]:
+        """The gates that depend on the token; a learning rate without its factor for momentum."""
+        table = {name: gate for name, gate in self.table.items() if not gate.fixed}
+        if not table:
+            return {}
+        sizes = [gate.size or 1 for gate in table.values()]
+        share = np.stack([self._starts(gate) / gate.maximum for gate in table.values()], axis=1).repeat(sizes, axis=1)
+        logits = np.log(share) - np.log1p(-share)
         if self.rank is not None:
             inputs = nn.Dense(self.rank, use_bias=False, dtype=dtype, name="reduce")(inputs)
         raw = nn.DenseGeneral(
@@ -176,13 +206,7 @@ class Gates(nn.Module):
             name="dense",
         )(inputs)
         parts = jnp.split(nn.sigmoid(raw), np.cumsum(sizes)[:-1], axis=-1)
-        values = {
+        return {
             name: gate.maximum * (part if gate.size else part[..., 0])
-            for (name, gate), part in zip(self.table.items(), parts, strict=True)
+            for (name, gate), part in zip(table.items(), parts, strict=True)
         }
-        momenta = [values[name] for name, gate in self.table.items() if gate.kind == "momentum"]
-        for name, gate in self.table.items():
-            if gate.kind == "learning_rate":
-                for momentum in momenta:
-                    values[name] = values[name] * (1 - momentum)
-        return values

@@ -1,7 +1,7 @@
 """Update rules: what is done with a gradient, as optax transformations."""
 
 from nested_jax.rules._adaptive import AverageState, DivideByRootState, accumulate, average, divide_by_root
-from nested_jax.rules._compose import EveryState, add, chain, every
+from nested_jax.rules._compose import EveryState, RunningMeanState, add, chain, every, running_mean
 from nested_jax.rules._deep import DeepMomentumState, deep_momentum, unit_rows
 from nested_jax.rules._delta_descent import delta_gradient_descent
 from nested_jax.rules._gates import gates, read_gate, reads_inputs, scale
@@ -31,6 +31,7 @@ __all__ = [
     "MirrorState",
     "MomentumState",
     "Rule",
+    "RunningMeanState",
     "WindowState",
     "accumulate",
     "adagrad",
@@ -64,6 +65,7 @@ __all__ = [
     "read_gate",
     "reads_inputs",
     "retention",
+    "running_mean",
     "scale",
     "scale_by_learning_rate",
     "sigmoid_map",

@@ -1,4 +1,4 @@
-"""How rules are put together: one after the other, side by side, and on a slower clock (Nested Learning 71, 75)."""
+"""How rules are put together: one after the other, side by side, and by the clock (Nested Learning 71, 75)."""
 
 import operator
 from typing import Any, NamedTuple
@@ -150,12 +150,7 @@ def every(period: int, rule: optax.GradientTransformation, *, hold: bool = False
     .. note::
       `optax.MultiSteps` feeds the *mean* of the updates, and branches.
     """
-    try:
-        calls = operator.index(period)
-    except TypeError:
-        calls = 0
-    if calls < 1 or isinstance(period, bool):
-        raise ValueError(f"period must be an integer of at least 1, got {period!r}.")
+    calls = _check_period(period)
     check_rules("every", (rule,))
     slow = optax.with_extra_args_support(rule)
 
@@ -191,6 +186,99 @@ def every(period: int, rule: optax.GradientTransformation, *, hold: bool = False
         )
 
     return Rule(init, update, f"every({calls}, {describe_rule(rule)}{', hold=True' if hold else ''})")
+
+
+class RunningMeanState(NamedTuple):
+    """What `running_mean` carries.
+
+    Attributes:
+      count: calls since the mean began, int32 in [0, period).
+      mean: of the updates so far, shaped as the weights.
+    """
+
+    count: jax.Array
+    mean: optax.Updates
+
+
+def running_mean(period: int) -> Rule:
+    r"""Moves the weights by the mean of the updates so far, begun anew after every `period` calls.
+
+    .. math::
+      u_t = m_t - m_{t-1}, \qquad m_t = \tfrac1i \sum_{s=t-i+1}^{t} g_s, \quad m_{t-i} = 0
+
+    with i the place of the call in its period, from 1. After the i-th call the weights are those before the period plus
+    the mean of i updates, not their sum.
+
+    This is the second of the two conventions for the learning rate η in TTT layers. As the paper prints them, token s
+    is written with its own rate, :math:`W_t = W_0 - \sum_{s \le t} \eta_s \nabla\ell_s`: `gradient_descent` in
+    chunks of the mini-batch. Public code also divides by the place i of the token that reads,
+    :math:`W_t = W_0 - \tfrac1i \sum_{s \le t} \eta_s \nabla\ell_s`: the same with this link behind it.
+
+    Args:
+      period: calls until the mean begins anew, a positive integer; in a memory its `chunk_size`.
+
+    Returns:
+      A rule without gates, with state `RunningMeanState`. Weights whose update is None keep their mean.
+
+    Raises:
+      ValueError: if `period` is not an integer of at least 1.
+
+    Example:
+      >>> rule, weights = running_mean(2), jnp.zeros(1)
+      >>> state = rule.init(weights)
+      >>> for gradient in (4.0, 2.0, 4.0):
+      ...     step, state = rule.update(jnp.array([gradient]), state)
+      ...     weights = weights + step
+      ...     print(weights)
+      [4.]
+      [3.]
+      [7.]
+
+    References:
+      Sun et al., `Learning to (Learn at Test Time) <https://arxiv.org/abs/2407.04620>`_, 2024, §2.4 and §2.7; the
+      division is in the public code only.
+
+    .. note::
+      `average` forgets by a gate and does not begin anew; it gives out the average itself, not its change.
+    """
+    calls = _check_period(period)
+
+    def init(params):
+        return RunningMeanState(
+            jnp.zeros([], jnp.int32), jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), params)
+        )
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        place = (state.count + 1).astype(float)
+
+        def begun(mean):
+            return jnp.where(state.count == 0, jnp.zeros_like(mean), mean)
+
+        def move(update, mean):
+            if update is None:
+                return None
+            return (widen(update) - begun(mean)) / place.astype(mean.dtype)
+
+        moves = jax.tree.map(move, updates, state.mean, is_leaf=is_none)
+        mean = jax.tree.map(lambda m, d: m if d is None else begun(m) + d, state.mean, moves, is_leaf=is_none)
+        count = lax.rem(state.count + 1, jnp.int32(calls))
+        given = jax.tree.map(
+            lambda u, d: None if u is None else d.astype(jnp.result_type(u)), updates, moves, is_leaf=is_none
+        )
+        return given, RunningMeanState(count, mean)
+
+    return Rule(init, update, f"running_mean({calls})")
+
+
+def _check_period(period: Any) -> int:
+    try:
+        calls = operator.index(period)
+    except TypeError:
+        calls = 0
+    if calls < 1 or isinstance(period, bool):
+        raise ValueError(f"period must be an integer of at least 1, got {period!r}.")
+    return calls
 
 
 def _fill(updates: Any, held: Any) -> Any:

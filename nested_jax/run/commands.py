@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 from nested_jax.data import load_text
 from nested_jax.evals import bits_per_byte as scoring
 from nested_jax.evals.generation import Context, Generator, Piece
-from nested_jax.evals.sampling import Sampling
 from nested_jax.run.describe import describe_model
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
@@ -100,8 +100,9 @@ def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Na
     """Prints prompts and what a trained model writes after them: one text as it is made, several when they are done."""
     sample = experiment.sample
     length = sample.length if options.length is None else options.length
-    temperature = sample.temperature if options.temperature is None else options.temperature
-    sampling = Sampling(temperature, options.top_k, options.top_p)
+    given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    sampling = dataclasses.replace(sample.sampling, **chosen)
     if options.state_out is not None and not pathlib.Path(options.state_out).absolute().parent.is_dir():
         raise ValueError(f"--state-out={options.state_out}: no such folder")
     prompts = [text.encode() for text in options.prompt or []]

@@ -95,12 +95,14 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
     plan = memory.plan(dims, wide)
     window = f", losses of the last {memory.window} tokens" if memory.window > 1 else ""
     constants = [f"{name} {value}" for name, value in gates(memory.rule).items() if value is not None]
+    constants += [f"{name} {gate.initial}" for name, gate in table.items() if gate.fixed]
+    learned = [name for name, gate in table.items() if not gate.fixed]
     fixed = f" (constant: {', '.join(constants)})" if constants else ""
     rank = f" (channel-wise, by rank {config.gate_rank}: {', '.join(wide)})" if wide else ""
     note = (
         f"{config.heads} heads per block, network {_network(memory.network)}, {weights:,} weights learn while reading; "
         f"gradients at the weights of the start of each chunk of {memory.chunk_size}{window}; read {memory.read}; "
-        f"gates per token: {', '.join(table) or 'none'}{rank}{fixed}; run as {plan.implementation} ({plan.reason})"
+        f"gates per token: {', '.join(learned) or 'none'}{rank}{fixed}; run as {plan.implementation} ({plan.reason})"
     )
     return [period, _objective(memory.objective), describe_rule(memory.rule)], note
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from nested_jax.data import TextConfig
+from nested_jax.evals.sampling import Sampling
 from nested_jax.models import ModelConfig
 from nested_jax.train.metrics import NAMES as WRITERS
 from nested_jax.train.optimizer import OptimizerConfig
@@ -17,11 +18,20 @@ class SampleConfig:
       prompt: where it begins, at least one byte of UTF-8.
       length: bytes generated after the prompt, ≥ 0.
       temperature: of the softmax, ≥ 0; 0 takes the likeliest byte.
+      top_k: draw among so many likeliest bytes; None for all.
+      top_p: then among the fewest that have this probability together; None for all.
     """
 
     prompt: str = "def "
     length: int = 300
     temperature: float = 0.7
+    top_k: int | None = None
+    top_p: float | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How bytes are drawn."""
+        return Sampling(self.temperature, self.top_k, self.top_p)
 
     def validate(self) -> None:
         """Raises a `ValueError` that names the first field out of range."""
@@ -29,8 +39,7 @@ class SampleConfig:
             raise ValueError("prompt must hold at least one character; got an empty one")
         if self.length < 0:
             raise ValueError(f"length is a number of bytes, at least 0; got {self.length}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0; got {self.temperature}")
+        _ = self.sampling
 
 
 @dataclass(frozen=True, kw_only=True)

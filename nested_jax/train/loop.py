@@ -20,7 +20,6 @@ from nested_jax.data import BatchIterator, Text, batches, load_text, validation_
 from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import generate
-from nested_jax.evals.sampling import Sampling
 from nested_jax.models import LanguageModel
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
@@ -189,7 +188,7 @@ class Run:
             state.params,
             [experiment.sample.prompt.encode()],
             experiment.sample.length,
-            sampling=Sampling(experiment.sample.temperature),
+            sampling=experiment.sample.sampling,
             key=jax.random.key(experiment.seed),
         )
         report = Report(

@@ -45,6 +45,24 @@ def test_a_window_has_a_gate_per_place():
     np.testing.assert_allclose(gates["learning_rate"], 0.5 * 0.5 / 12, rtol=1e-5)
 
 
+def test_fixed_gates_have_no_parameters():
+    """RetNet's: one number per head, whatever the token."""
+    memory = Memory(Linear(), rule=rules.titans(), chunk_size=8)
+    config = MemoryConfig(memory=memory, heads=3, decay=(0.5, 0.25, 0.125), momentum=0.75, fixed=("decay", "momentum"))
+    module, inputs = Gates(gate_table(config), 3), jax.random.normal(jax.random.key(0), (2, 5, 8))
+    variables = module.init(jax.random.key(1), inputs)
+    moved = jax.tree.map(lambda leaf: leaf + 1, variables)
+    gates = module.apply(moved, inputs)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 3 * (8 + 1)
+    np.testing.assert_allclose(gates["decay"], np.broadcast_to([0.5, 0.25, 0.125], (2, 5, 3)))
+    np.testing.assert_allclose(gates["momentum"], np.full((2, 5, 3), 0.75))
+    assert jnp.all(gates["learning_rate"] < 0.25 / 8)
+    with pytest.raises(ValueError, match="fixed: expected gates without a constant, .* got 'eta'"):
+        gate_table(MemoryConfig(memory=memory, fixed=("eta",)))
+    with pytest.raises(ValueError, match="decay must be a number or one for each of 4 heads, got 3"):
+        MemoryConfig(memory=memory, heads=4, decay=(0.5, 0.25, 0.125)).validate()
+
+
 def test_features_lengthen_keys_and_shorten_steps():
     plain, wide = (
         gate_table(MemoryConfig(memory=Memory(chunk_size=4), features=features))["learning_rate"].maximum

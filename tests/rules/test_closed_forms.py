@@ -148,6 +148,17 @@ def test_m3_gives_vectors_to_adam(x64):
     close(jnp.stack(found), jnp.stack(outputs(rules.adam(0.1, 0.9, 0.99), vectors)[0]))
 
 
+def test_running_mean_is_the_mean_of_a_mini_batch_so_far(x64):
+    """W_t = W_0 + (1/i) Σ g, i the place in the mini-batch: the public TTT code's convention."""
+    found, _ = outputs(rules.running_mean(3), stream(8))
+    given, moved = np.stack(stream(8)), 0
+    for t in range(8):
+        begin = t - t % 3
+        moved = moved + np.asarray(found[t])
+        whole = sum(np.mean(given[first : first + 3], axis=0) for first in range(0, begin, 3))
+        np.testing.assert_allclose(moved, whole + np.mean(given[begin : t + 1], axis=0), rtol=1e-12)
+
+
 def test_every_with_hold_gives_out_the_last_step_for_a_whole_period(x64):
     found, _ = outputs(rules.every(3, optax.identity(), hold=True), stream(8))
     first, second = sum(stream(8)[:3]), sum(stream(8)[3:6])
