@@ -57,7 +57,7 @@ def test_fixed_gates_have_no_parameters():
     np.testing.assert_allclose(gates["decay"], np.broadcast_to([0.5, 0.25, 0.125], (2, 5, 3)))
     np.testing.assert_allclose(gates["momentum"], np.full((2, 5, 3), 0.75))
     assert jnp.all(gates["learning_rate"] < 0.25 / 8)
-    with pytest.raises(ValueError, match="fixed: expected gates without a constant, .* got 'eta'"):
+    with pytest.raises(ValueError, match=r"fixed: expected gates without a constant, .* got 'eta'"):
         gate_table(MemoryConfig(memory=memory, fixed=("eta",)))
     with pytest.raises(ValueError, match="decay must be a number or one for each of 4 heads, got 3"):
         MemoryConfig(memory=memory, heads=4, decay=(0.5, 0.25, 0.125)).validate()
