@@ -148,13 +148,14 @@ class MemoryAsContext(_Hybrid):
     Deliberate deviations, without which a token would see later ones of its segment: token t attends to the retrieved
     tokens :math:`h_j` with j ≤ t only, and is gated by the memory that has learned y up to t (the memory's `read`). Our
     choices where the paper is silent: h and S share their positions; the query of h has a SiLU and length 1 and no
-    convolution. The attention's window is the segment, a multiple of the memory's chunk.
+    convolution; y is normalised before the memory, whose chunks diverge where values grow (as a memory layer's inputs
+    are everywhere). The attention's window is the segment, a multiple of the memory's chunk.
     """
 
     def setup(self):
         super().setup()
         self.retrieve_query = nn.Dense(self.memory.key_width, use_bias=False, dtype=self.dtype)
-        self.retrieve_norm = RMSNorm()
+        self.retrieve_norm, self.write_norm = RMSNorm(), RMSNorm()
         self.retrieve_output = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)
         self.combine = Gated()
 
@@ -239,10 +240,11 @@ class MemoryAsContext(_Hybrid):
             return weigh(query[None], key[None], value[None], at, places, mask[None], base, persistent)[0]
 
         read = self.attention.output(jax.vmap(attend)(self.attention.query(inputs), key, value, begin))
+        written = self.write_norm(read)
         if position is None:
-            gate, memory = self.memory(read, state.memory, None)
+            gate, memory = self.memory(written, state.memory, None)
         else:
-            gate, memory = self.memory.step(read[:, 0], state.memory, learn)
+            gate, memory = self.memory.step(written[:, 0], state.memory, learn)
             gate = gate[:, None]
         after = (begin + length) % size
         return self.combine(read, gate), ContextState(memory, retrieved, key, value, after)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_jax import config as configs
-from nested_jax.run.table import Comparison, directory
+from nested_jax.run.table import STOPPED, Comparison, directory
 from nested_jax.train.loop import Run, TrainingStopped
 from nested_jax.train.progress import duration
 from nested_jax.train.report import Report
@@ -53,6 +53,7 @@ def sweep(
             report = Run(experiment, place, say=lambda line, label=label: _say(label, line)).train()
         except TrainingStopped as error:
             print(f"{label}: {error}")
+            (place / STOPPED).write_text(f"{error}\n")
             continue
         if report is None:
             print("interrupted; the same command continues")

@@ -15,6 +15,7 @@ from nested_jax.run.text_table import text_table
 from nested_jax.train.comparison import Published, Row, row_and_size
 from nested_jax.train.report import Report
 
+STOPPED = "stopped.txt"
 HEADINGS = ("row", "published", "change", "bits/byte", "change, median", "range", "seeds", "sign")
 
 
@@ -83,6 +84,7 @@ class Line:
       published_change: of its logarithm (the loss is the logarithm of the perplexity), against the base row.
       bits: bits per byte of each seed.
       changes: of each seed that the base row was run with, too.
+      diverged: seeds whose training had to stop.
     """
 
     title: str
@@ -90,6 +92,7 @@ class Line:
     published_change: float | None
     bits: tuple[float, ...]
     changes: tuple[float, ...]
+    diverged: int = 0
 
     @property
     def sign(self) -> str:
@@ -100,7 +103,13 @@ class Line:
         return "same" if all(same) else "unclear" if any(same) else "opposite"
 
 
-def lines(comparison: Comparison, found: Mapping[str, Mapping[int, Report]]) -> list[Line]:
+def diverged(workdir: pathlib.Path, row: str) -> int:
+    """How many of a row's runs stopped before their end."""
+    stopped = [file.parent for file in workdir.glob(f"{row}-[0-9]*/{STOPPED}")]
+    return sum(not (place / "report.json").exists() for place in stopped)
+
+
+def lines(comparison: Comparison, workdir: pathlib.Path, found: Mapping[str, Mapping[int, Report]]) -> list[Line]:
     """The table's rows, from the runs that are done."""
     values, laid = comparison.published.values, []
     for row, model in comparison.rows.items():
@@ -112,7 +121,8 @@ def lines(comparison: Comparison, found: Mapping[str, Mapping[int, Report]]) -> 
         bits = {seed: report.bits_per_byte for seed, report in sorted(found[row].items())}
         against = {seed: report.bits_per_byte for seed, report in found[base].items()} if row != base else {}
         changes = tuple(bits[seed] / against[seed] - 1 for seed in bits if seed in against)
-        laid.append(Line(model.title, values.get(row), change, tuple(bits.values()), changes))
+        stopped = diverged(workdir, row)
+        laid.append(Line(model.title, values.get(row), change, tuple(bits.values()), changes, stopped))
     return laid
 
 
@@ -126,10 +136,10 @@ def cells(line: Line) -> list[str]:
         line.title,
         "" if line.published is None else f"{line.published:g}",
         "" if line.published_change is None else percent(line.published_change),
-        f"{statistics.median(line.bits):.4f}" if line.bits else "not run",
+        f"{statistics.median(line.bits):.4f}" if line.bits else "diverged" if line.diverged else "not run",
         percent(statistics.median(line.changes)) if line.changes else "",
         f"{percent(min(line.changes))} to {percent(max(line.changes))}" if line.changes else "",
-        str(len(line.bits)),
+        f"{len(line.bits)}, {line.diverged} diverged" if line.diverged else str(len(line.bits)),
         line.sign,
     ]
 
@@ -174,7 +184,7 @@ def table(comparison: Comparison, workdir: pathlib.Path) -> str:
       The table as text.
     """
     found = finished(comparison, workdir)
-    laid = lines(comparison, found)
+    laid = lines(comparison, workdir, found)
     rows, above = [cells(line) for line in laid], heading(comparison, found)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "table.md").write_text(f"{above}\n\n{markdown(HEADINGS, rows)}\n")

@@ -11,7 +11,7 @@ from nested_jax import rules
 from nested_jax.scan import delta, dual, materialize, per_chunk, stages, token
 from nested_jax.scan import plan as planning
 from nested_jax.scan.plan import Plan
-from nested_jax.scan.state import Carry, Chunk, MemoryState, Open, Specification, Window, select, view
+from nested_jax.scan.state import Carry, Chunk, MemoryState, Open, Specification, Window, chunk_start, select, view
 
 _TOKENS_PER_CHECKPOINT = 64
 
@@ -197,7 +197,7 @@ def step(
     tokens, window = view(state.window, *inputs)
     opened = state.open
     begins = jnp.asarray(True) if opened is None else opened.position == 0
-    start_weights = state.weights if opened is None else select(begins, state.weights, opened.weights)
+    start_weights = chunk_start(state).weights
     if spec.step_per == "chunk":
         weights, rule_state, opened = _step_per_chunk(spec, state, tokens, begins, start_weights)
     else:

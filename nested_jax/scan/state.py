@@ -110,6 +110,13 @@ def select(flag: jax.Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
 
 
+def chunk_start(state: MemoryState) -> MemoryState:
+    """The state with the weights at the start of the chunk that the next token is in."""
+    if state.open is None:
+        return state
+    return dataclasses.replace(state, weights=select(state.open.position == 0, state.weights, state.open.weights))
+
+
 def view(
     window: Window | None, keys: jax.Array, values: jax.Array, queries: jax.Array, gates: Mapping[str, jax.Array]
 ) -> tuple[Chunk, Window | None]:

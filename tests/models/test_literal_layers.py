@@ -263,7 +263,7 @@ def test_memory_as_context_equations_21_to_25(agree):
                 h = np.concatenate([rms_norm(p["retrieve_norm"], answer) for answer in h])
                 context.append((h @ p["retrieve_output"]["kernel"], t))
                 y = attention(p["attention"], s, t, context + [(segment[j], j) for j in range(t + 1)])
-                outputs.append(gate(p["combine"], y, memory(y)))
+                outputs.append(gate(p["combine"], y, memory(rms_norm(p["write_norm"], y))))
         return outputs
 
     config = AttentionConfig(heads=HEADS, window=SEGMENT, persistent=PERSISTENT)

@@ -1,0 +1,196 @@
+"""Self-modifying memories: Nested Learning 83-93 as a loop over tokens, and the laws of every memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nested_jax as nj
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+T, D, SMALL, LARGE = 11, 3, 2, 4
+RNG = np.random.default_rng(0)
+X, Q = RNG.normal(size=(2, T, D)) / 2
+
+
+def build(rule=None, static=("query",), network=None, **fields):
+    network = network or nj.networks.MLP(expansion=2, activation=jnp.tanh)
+    rule = nj.rules.hope() if rule is None else rule
+    memory = nj.Memory(network=network, rule=rule, chunk_size=LARGE, read="start")
+    generators = dataclasses.replace(memory, chunk_size=SMALL)
+    return nj.memory.SelfModifying(memory, generators, static, max_learning_rate=0.9, decay=0.1, **fields)
+
+
+def weights_of(hope):
+    shapes = jax.eval_shape(lambda key: hope.init(key, D), jax.random.key(0))
+    draw = np.random.default_rng(1)
+    return jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape) / 2), shapes)
+
+
+def given_of(hope):
+    draw = np.random.default_rng(2)
+    shape = {name: (T, D) if name in ("query", "key", "value") else (T,) for name in hope.static}
+    return {name: jnp.asarray(draw.uniform(size=shape[name]) / 2) for name in hope.static}
+
+
+def run(hope, inputs=X, given=None, reset=None, state=None):
+    state = hope.start(weights_of(hope)) if state is None else state
+    y, state = jax.jit(hope.scan)(state, jnp.asarray(inputs), given_of(hope) if given is None else given, reset)
+    return np.asarray(y), state
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def literal(weights, queries, decays=True, descends="delta"):
+    """M_b,t = M_b,t−1 (α_t I − η_t a a^T) − η_t ∇L at frozen weights, for every layer with its own input a."""
+    live = {name: dict(w) for name, w in weights.items()}
+    frozen, y = {}, []
+
+    def answer(name, x, w):
+        hidden = np.tanh(x @ w["w1"])
+        return hidden @ w["w2"] + (0 if name in ("learning_rate", "decay") else x), hidden
+
+    for t in range(T):
+        for name in live:
+            if t % (LARGE if name == "memory" else SMALL) == 0:
+                frozen[name] = dict(live[name])
+        k = answer("key", X[t], frozen["key"])[0]
+        k = k / np.sqrt(k @ k + 1e-6)
+        v = answer("value", X[t], frozen["value"])[0]
+        eta = 0.9 * sigmoid(answer("learning_rate", X[t], frozen["learning_rate"])[0][0])
+        alpha = sigmoid(answer("decay", X[t], frozen["decay"])[0][0] + np.log(0.1 / 0.9)) if decays else 0.0
+        y.append(answer("memory", queries[t], frozen["memory"])[0])
+        for name, w in live.items():
+            target = answer(name, v, frozen[name])[0]
+            found, hidden = answer(name, k, frozen[name])
+            error = found - target
+            inner = (frozen[name]["w2"] @ error) * (1 - hidden**2)
+            for layer, a, delta in (("w1", k, inner), ("w2", hidden, error)):
+                if descends == "delta":
+                    rate = eta / (1 + eta * (a @ a))
+                    moved = -rate * np.outer(a, a @ w[layer]) - rate * np.outer(a, delta)
+                else:
+                    moved = -eta * np.outer(a, delta)
+                w[layer] = (1 - alpha) * w[layer] + moved
+    return np.stack(y), live
+
+
+def test_equations_83_to_93():
+    hope = build()
+    weights = jax.tree.map(np.asarray, weights_of(hope))
+    expected, live = literal(weights, np.asarray(given_of(hope)["query"]))
+    y, state = run(hope)
+    np.testing.assert_allclose(y, expected, rtol=1e-10)
+    after = {"memory": state.memory.weights, **{name: maker.weights for name, maker in state.generators.items()}}
+    for name in live:
+        for layer in ("w1", "w2"):
+            np.testing.assert_allclose(after[name][layer], live[name][layer], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_ablations_are_other_rules():
+    """Without delta gradient descent, and without decay."""
+    for rule, options in (
+        (nj.rules.gated_gradient_descent(), {"descends": "gradient"}),
+        (nj.rules.hope(decay=0.0), {"decays": False}),
+    ):
+        hope = build(rule)
+        expected, _ = literal(
+            jax.tree.map(np.asarray, weights_of(hope)), np.asarray(given_of(hope)["query"]), **options
+        )
+        np.testing.assert_allclose(run(hope)[0], expected, rtol=1e-10)
+
+
+CASES = {
+    "hope": lambda: build(),
+    "with momentum": lambda: build(
+        nj.rules.chain(nj.rules.delta_gradient_descent(), nj.rules.momentum(), nj.rules.retention())
+    ),
+    "adaptive query": lambda: build(static=()),
+    "static key and decay": lambda: build(static=("query", "key", "decay")),
+    "linear, online": lambda: nj.memory.SelfModifying(
+        *(nj.Memory(nj.networks.Linear(), rule=nj.rules.hope(), chunk_size=1, read="start") for _ in range(2)),
+        max_learning_rate=1.9,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_steps_pieces_resets_and_causality(name):
+    hope = CASES[name]()
+    given = given_of(hope)
+    y, last = run(hope, given=given)
+    state, found = hope.start(weights_of(hope)), []
+    step = jax.jit(hope.step)
+    for t in range(T):
+        one, state = step(state, jnp.asarray(X[t]), {name: x[t] for name, x in given.items()})
+        found.append(one)
+    np.testing.assert_allclose(np.stack(found), y, rtol=1e-10, atol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), state.memory, last.memory)
+
+    cut = 2 * LARGE
+    first, middle = run(hope, X[:cut], {name: x[:cut] for name, x in given.items()})
+    rest, _ = run(hope, X[cut:], {name: x[cut:] for name, x in given.items()}, state=middle)
+    np.testing.assert_allclose(np.concatenate([first, rest]), y, rtol=1e-10, atol=1e-12)
+
+    chunks = -(-T // hope.chunk_size)
+    reset = jnp.arange(chunks) == cut // hope.chunk_size
+    packed, _ = run(hope, given=given, reset=reset)
+    alone, _ = run(hope, X[cut:], {name: x[cut:] for name, x in given.items()})
+    np.testing.assert_allclose(packed, np.concatenate([y[:cut], alone]), rtol=1e-10, atol=1e-12)
+
+    for place in (0, 3, 4, T - 1):
+        moved = X.copy()
+        moved[place] += 1
+        other, _ = run(hope, moved, given)
+        np.testing.assert_array_equal(other[:place], y[:place])
+        chunk = place - place % hope.chunk_size + hope.chunk_size
+        if "query" in hope.static:
+            np.testing.assert_array_equal(other[place:chunk], y[place:chunk])
+        assert chunk >= T or np.any(other[chunk:] != y[chunk:])
+
+
+@pytest.mark.slow
+def test_gradients_reach_every_initial_weight():
+    """Against finite differences, along one direction for each memory."""
+    hope = build()
+    weights, given = weights_of(hope), given_of(hope)
+
+    @jax.jit
+    def loss(weights):
+        return jnp.sum(jnp.sin(hope.scan(hope.start(weights), jnp.asarray(X), given)[0]))
+
+    gradient = jax.jit(jax.grad(loss))(weights)
+    for name in weights:
+        draw = np.random.default_rng(3)
+        along = jax.tree.map(lambda x, draw=draw: jnp.asarray(draw.normal(size=x.shape)), weights[name])
+        found = sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (gradient[name], along)), strict=True))
+
+        def moved(size, name=name, along=along):
+            return loss(weights | {name: optax.apply_updates(weights[name], optax.tree.scale(size, along))})
+
+        expected = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        assert abs(expected) > 1e-4
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"generators: expected a chunk_size that divides the memory's, 64, got 7"):
+        nj.memory.SelfModifying(generators=nj.Memory(rule=nj.rules.hope(), chunk_size=7, read="start"))
+    with pytest.raises(ValueError, match=r"memory: expected read='start'.*got 'after'"):
+        nj.memory.SelfModifying(memory=nj.Memory(rule=nj.rules.hope()))
+    with pytest.raises(ValueError, match=r"static: expected names among \('query', .*'decay'\), got 'keys'"):
+        build(static=("keys",))
+    hope = build()
+    state = hope.start(weights_of(hope))
+    with pytest.raises(ValueError, match=r"given: expected what is static, \['query'\], got \[\]"):
+        hope.scan(state, jnp.asarray(X))
+    with pytest.raises(ValueError, match=r"given\['query'\]: expected shape \(11, 3\), got \(3,\)"):
+        hope.scan(state, jnp.asarray(X), {"query": jnp.zeros(3)})
