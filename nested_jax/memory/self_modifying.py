@@ -234,7 +234,7 @@ class SelfModifying:
         return self.memory.recall(state.memory, queries)
 
     def _maker(self, group: str) -> Memory:
-        network = self.generators.network
+        network: Any = self.generators.network
         if group == "gates" and getattr(network, "residual", False):
             return dataclasses.replace(self.generators, network=dataclasses.replace(network, residual=False))
         return self.generators
