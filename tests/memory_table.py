@@ -151,6 +151,7 @@ def erasing_cases() -> list[Case]:
         ("deep", with_momentum, {"chunk_size": 5, "read": "before", "tokens": 11}),
         ("gated", nj.rules.delta_gradient_descent(), {"chunk_size": 16, "read": "start", "tokens": 18}),
         ("linear", nj.rules.hope(), {"chunk_size": 7, "read": "after", "tokens": 7}),
+        ("linear", nj.rules.hope(form="explicit"), {"chunk_size": 1, "read": "after", "tokens": 7}),
         ("mlp", one_layer, {"chunk_size": 4, "read": "before", "tokens": 6}),
     )
     return [case("erasing", rule, False, network, setting) for network, rule, setting in settings]

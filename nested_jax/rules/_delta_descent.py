@@ -8,8 +8,12 @@ from nested_jax.rules._gates import check_constant, fit, read_gate, read_inputs,
 from nested_jax.rules._parts import is_none
 from nested_jax.rules._rule import Rule, call_text
 
+FORMS = ("proximal", "explicit")
 
-def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *, gate: str = "learning_rate") -> Rule:
+
+def delta_gradient_descent(
+    learning_rate: jax.typing.ArrayLike | None = None, *, form: str = "proximal", gate: str = "learning_rate"
+) -> Rule:
     r"""Gradient descent that first takes out what a layer already answers to its present input.
 
     For a layer :math:`y = x W` with error :math:`\delta = \nabla_y L`, the minimiser of
@@ -19,8 +23,11 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
       W_t = W_{t-1} - \theta'\, x^\top x\, W_{t-1} - \theta'\, x^\top \delta, \qquad
       \theta' = \frac{\theta_t}{1 + \theta_t \lVert x\rVert^2}
 
-    for an input of any norm; the gradient is :math:`g = x^\top\delta`. The input may be given to `update`, or is read
-    off the gradient: for a gradient of rank one :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose
+    for an input of any norm; the gradient is :math:`g = x^\top\delta`. With `form="explicit"` the step is
+    :math:`\theta' = \theta_t`, as printed for Hope: what the layer answers to an input of norm 1 is multiplied by
+    :math:`1 - \theta`, which is stable for θ in (0, 2) and changes sign beyond 1.
+
+    The input may be given to `update`, or is read off the gradient: for a gradient of rank one :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose
     norm is then taken to be 1.
 
     Over N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are sums with the weights that the losses have in `g`,
@@ -32,6 +39,7 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
 
     Args:
       learning_rate: θ, at least 0; None if it is given at every step.
+      form: "proximal", stable for any θ and any input, or "explicit".
       gate: the keyword of `update` that overrides the constant.
 
     Returns:
@@ -41,8 +49,8 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
       d_in, d_out] of weights are batch; a vector [d_out] is the weight of a constant input 1 (a bias).
 
     Raises:
-      ValueError: if `learning_rate` is a number below 0; at `update`, if `params` is missing, the gate has no value or
-        is no scalar, or an input does not fit its weight.
+      ValueError: if `learning_rate` is a number below 0, or `form` is unknown; at `update`, if `params` is missing, the
+        gate has no value or is no scalar, or an input does not fit its weight.
 
     Example:
       >>> rule, weights, x = delta_gradient_descent(1.0), {"w": jnp.array([[2.0], [5.0]])}, jnp.array([1.0, 0.0])
@@ -53,12 +61,14 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
 
     References:
       Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equations (56-57), there for
-      :math:`\lVert x\rVert = 1`. The short version (27-29) prints the erasing term without a step size.
+      :math:`\lVert x\rVert = 1`, and (88), explicit. The short version (27-29) prints the erasing term without a step
+      size.
 
     .. note::
       `gradient_descent` with an l2 objective erases too, through its gradient; here every objective does.
     """
     check_constant("learning_rate", learning_rate)
+    check_form(form)
 
     def update(updates, state, params=None, inputs=None, importance=None, **extra):
         inputs = read_inputs(inputs)
@@ -79,7 +89,8 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
                 g, w = g.reshape(1, -1), w.reshape(1, -1)
             taken, square = _answer(g, w) if x is None else _answer_to(x, importance, w)
             rate = fit(theta, g)
-            rate = rate / (1 + rate * square)
+            if form == "proximal":
+                rate = rate / (1 + rate * square)
             return (-rate * (taken + g)).reshape(jnp.shape(gradient)).astype(jnp.result_type(gradient))
 
         return jax.tree_util.tree_map_with_path(step, updates, params, is_leaf=is_none), state
@@ -88,8 +99,15 @@ def delta_gradient_descent(learning_rate: jax.typing.ArrayLike | None = None, *,
         del params
         return optax.EmptyState()
 
-    defaults = {"gate": "learning_rate"}
-    return Rule(init, update, call_text("delta_gradient_descent", defaults, learning_rate=learning_rate, gate=gate))
+    defaults = {"form": "proximal", "gate": "learning_rate"}
+    given = {"learning_rate": learning_rate, "form": form, "gate": gate}
+    return Rule(init, update, call_text("delta_gradient_descent", defaults, **given))
+
+
+def check_form(form: str) -> None:
+    """Raises a `ValueError` for an unknown form."""
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS}, got {form!r}.")
 
 
 def _answer(gradient: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:

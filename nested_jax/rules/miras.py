@@ -91,7 +91,7 @@ def memora(learning_rate: Gate = None, decay: Gate = None, *, total: float = 1.0
     return mirror(gated_gradient_descent(learning_rate, decay), softmax_map(total, axis))
 
 
-def hope(learning_rate: Gate = None, decay: Gate = None) -> Rule:
+def hope(learning_rate: Gate = None, decay: Gate = None, *, form: str = "proximal") -> Rule:
     r"""The rule of Hope's self-modifying memories: delta gradient descent that forgets.
 
     .. math::
@@ -100,6 +100,8 @@ def hope(learning_rate: Gate = None, decay: Gate = None) -> Rule:
     Args:
       learning_rate: θ, at least 0; θ' is that of `delta_gradient_descent`. None if it is given at every step.
       decay: α in [0, 1], the fraction forgotten; None if it is given at every step.
+      form: of `delta_gradient_descent`: "proximal", our choice, or "explicit" as printed, for θ below 2 over the
+        squared norm of a layer's input.
 
     Returns:
       `delta_gradient_descent` → `retention`. Momentum, which the paper ablates but does not print, goes between them.
@@ -111,4 +113,4 @@ def hope(learning_rate: Gate = None, decay: Gate = None) -> Rule:
     References:
       Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, equation (88).
     """
-    return chain(delta_gradient_descent(learning_rate), retention(decay))
+    return chain(delta_gradient_descent(learning_rate, form=form), retention(decay))

@@ -255,6 +255,16 @@ def test_delta_gradient_descent_solves_its_proximal_problem(size, x64):
         close(alone, step)
 
 
+def test_explicit_delta_gradient_descent_turns_answers_around(x64):
+    """W (I − θ x x^T) − θ x δ^T as printed (Nested Learning 88): an answer times 1 − θ, of another sign beyond 1."""
+    weights, x = jnp.asarray(stream(1)[0]), jnp.array([0.6, 0.0, 0.8])
+    rule = rules.delta_gradient_descent(1.5, form="explicit")
+    step, _ = rule.update(jnp.zeros([3, 4]), rule.init(weights), weights, inputs=x)
+    close(x @ (weights + step), -0.5 * x @ weights)
+    with pytest.raises(ValueError, match=r"form must be one of .* got 'implicit'"):
+        rules.hope(form="implicit")
+
+
 def test_delta_gradient_descent_over_a_batch_uses_means(x64):
     weights, inputs, errors = jnp.asarray(stream(1)[0]), *map(jnp.stack, (stream(6, (3,), 1), stream(6, (4,), 2)))
     rule, gradient = rules.delta_gradient_descent(0.7), inputs.T @ errors / 6
