@@ -7,6 +7,7 @@ from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, LevelsState, parameter_count, state_bytes
 from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
+from nested_jax.models.stacking import stack_levels
 from nested_jax.models.state_file import load_state, save_state, saved_rows
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "parameter_count",
     "save_state",
     "saved_rows",
+    "stack_levels",
     "state_bytes",
 ]

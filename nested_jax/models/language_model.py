@@ -242,19 +242,22 @@ class LanguageModel(nn.Module):
             )
 
     def _check_state(self, state: tuple[BlockState, ...], batch: int) -> tuple[BlockState, ...]:
-        kinds = tuple(_STATES[kind] for kind in self.config.kinds)
-        levels = self.config.block_levels
-        if isinstance(state, tuple) and len(state) == len(levels):
-            mixers = [
-                entry.mixer if own and isinstance(entry, LevelsState) and len(entry.levels) == len(own) else entry
-                for entry, own in zip(state, levels, strict=True)
-            ]
-        else:
-            mixers = state
-        if not isinstance(state, tuple) or tuple(map(type, mixers)) != kinds:
+        kinds = [_STATES[kind] for kind in self.config.kinds]
+        own = [len(levels) for levels in self.config.block_levels]
+        expected = list(zip(kinds, own, strict=True))
+
+        def kind(entry: BlockState) -> tuple[type, int]:
+            """The mixer's kind of state and the number of levels."""
+            return (type(entry.mixer), len(entry.levels)) if isinstance(entry, LevelsState) else (type(entry), 0)
+
+        if not isinstance(state, tuple) or [kind(entry) for entry in state] != expected:
+
+            def names(kinds: list[tuple[type, int]]) -> list[str]:
+                return [name.__name__ + (f" and {count} levels" if count else "") for name, count in kinds]
+
             raise ValueError(
-                f"state must be a tuple of {[kind.__name__ for kind in kinds]}, one per block of this model, "
-                f"got {[type(entry).__name__ for entry in state] if isinstance(state, tuple) else type(state).__name__}"
+                f"state must be a tuple of {names(expected)}, one per block of this model, "
+                f"got {names([kind(entry) for entry in state]) if isinstance(state, tuple) else type(state).__name__}"
             )
         for leaf in jax.tree.leaves(state):
             if jnp.shape(leaf)[:1] != (batch,):

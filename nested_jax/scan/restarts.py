@@ -76,7 +76,7 @@ def _end(
     """The copies after the end of a chunk of owner `number`: it steps, the faster ones begin again."""
     owner, copy = owners[number], copies[number]
     sums = {name: copy.gates[name] for name in given[number]}
-    gates = per_chunk.chunk_gates(sums, copy.count)
+    gates = per_chunk.chunk_gates(sums, jnp.maximum(copy.count, 1))  # where a chunk is not open it is not looked at
     weights, rule_state = per_chunk.step(owner, copy.weights, copy.rule_state, copy.gradient, gates)
     own = _fresh(owner, weights)._replace(rule_state=rule_state)
     return (*copies[:number], own, *(_fresh(faster, weights) for faster in owners[number + 1 :]))

@@ -1,0 +1,70 @@
+"""Ad-hoc level stacking: a trained Transformer's feed-forward layers become levels (Nested Learning §7.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nested_jax.models.config import LevelConfig, ModelConfig
+from nested_jax.models.language_model import LanguageModel
+
+_WEIGHTS = {"w1": "gate", "w2": "up", "w3": "down"}
+
+
+def stack_levels(
+    params: dict[str, Any], config: ModelConfig, levels: tuple[LevelConfig, ...], key: jax.Array
+) -> tuple[dict[str, Any], ModelConfig]:
+    """The same model with its feed-forward layers as levels that go on learning while they read.
+
+    Block i becomes level i mod n: what was trained is where the level starts. Everything else is as it was, and with
+    learning rates of 0 so are the logits. The projections to the levels' targets and their gates are new, drawn with
+    `key`; they are for the training that follows. Levels compute in float32 or better, the layers before in `dtype`.
+
+    Args:
+      params: the trained model's.
+      config: its config, without levels.
+      levels: taken in turn by the blocks.
+      key: a PRNG key.
+
+    Returns:
+      The parameters and the config of the model with levels.
+
+    Raises:
+      ValueError: if the model has levels already, there are none to give, or the parameters are of another model.
+
+    Example:
+      >>> config = ModelConfig(dim=16, layers=2, blocks=("attention",))
+      >>> params = LanguageModel(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+      >>> slow, fast = LevelConfig(period=32), LevelConfig(period=4)
+      >>> params, config = stack_levels(params, config, (slow, fast), jax.random.key(1))
+      >>> [block[0].period for block in config.block_levels], sorted(params["blocks_0"]["levels_0"])
+      ([32, 4], ['gates', 'initial', 'value'])
+
+    References:
+      Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, §7.3.
+    """
+    if config.levels or not levels:
+        raise ValueError(f"levels: expected some, for a model without levels, got {levels} for {config.levels}")
+    after = dataclasses.replace(config, levels=tuple(levels), levels_per_block=1)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    _check(params, jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
+    fresh = jax.jit(LanguageModel(after).init)(key, tokens)["params"]
+    stacked = {name: value for name, value in params.items() if not name.startswith("blocks_")}
+    for number, (level,) in enumerate(after.block_levels):
+        block, new = dict(params[f"blocks_{number}"]), fresh[f"blocks_{number}"]
+        trained, norm = block.pop("mlp"), block.pop("mlp_norm")
+        layer = trained
+        if level.period is not None:
+            initial = {name: trained[layer]["kernel"][None] for name, layer in _WEIGHTS.items()}
+            layer = {**new["levels_0"], "initial": initial}
+        stacked[f"blocks_{number}"] = block | {"level_norms_0": norm, "levels_0": layer}
+    return stacked, after
+
+
+def _check(params: Any, expected: Any) -> None:
+    found, wanted = (jax.tree.map(jnp.shape, tree) for tree in (params, expected))
+    if found != wanted:
+        raise ValueError("params: expected those of a model of this config, got other names or shapes")
