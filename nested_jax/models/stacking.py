@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nested_jax.models.config import LevelConfig, ModelConfig
 from nested_jax.models.language_model import LanguageModel
+from nested_jax.models.level_layer import LevelLayer
 
 _WEIGHTS = {"w1": "gate", "w2": "up", "w3": "down"}
 
@@ -37,11 +38,10 @@ def stack_levels(
 
     Example:
       >>> config = ModelConfig(dim=16, layers=2, blocks=("attention",))
-      >>> params = LanguageModel(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-      >>> slow, fast = LevelConfig(period=32), LevelConfig(period=4)
-      >>> params, config = stack_levels(params, config, (slow, fast), jax.random.key(1))
+      >>> params = jax.jit(LanguageModel(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+      >>> params, config = stack_levels(params, config, (LevelConfig(period=32), LevelConfig()), jax.random.key(1))
       >>> [block[0].period for block in config.block_levels], sorted(params["blocks_0"]["levels_0"])
-      ([32, 4], ['gates', 'initial', 'value'])
+      ([32, None], ['gates', 'initial', 'value'])
 
     References:
       Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, §7.3.
@@ -49,17 +49,20 @@ def stack_levels(
     if config.levels or not levels:
         raise ValueError(f"levels: expected some, for a model without levels, got {levels} for {config.levels}")
     after = dataclasses.replace(config, levels=tuple(levels), levels_per_block=1)
-    tokens = jnp.zeros((1, 1), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     _check(params, jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])
-    fresh = jax.jit(LanguageModel(after).init)(key, tokens)["params"]
     stacked = {name: value for name, value in params.items() if not name.startswith("blocks_")}
     for number, (level,) in enumerate(after.block_levels):
-        block, new = dict(params[f"blocks_{number}"]), fresh[f"blocks_{number}"]
+        block = dict(params[f"blocks_{number}"])
         trained, norm = block.pop("mlp"), block.pop("mlp_norm")
         layer = trained
         if level.period is not None:
             initial = {name: trained[layer]["kernel"][None] for name, layer in _WEIGHTS.items()}
-            layer = {**new["levels_0"], "initial": initial}
+            new = LevelLayer(level.memory(after.level_hidden), config.dim, jnp.dtype(config.dtype))
+            fresh = jax.jit(new.init)(jax.random.fold_in(key, number), jnp.zeros((1, 1, config.dim), config.dtype))[
+                "params"
+            ]
+            layer = {**fresh, "initial": initial}
         stacked[f"blocks_{number}"] = block | {"level_norms_0": norm, "levels_0": layer}
     return stacked, after
 

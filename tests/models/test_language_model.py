@@ -102,7 +102,8 @@ def close(a, b):
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("layer", "gate", "levels", "levels in turn"))) for name in STACKS
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("layer", "gate", "levels", "levels in turn")))
+        for name in STACKS
     ]
 )
 def stack(request, x64):
