@@ -78,8 +78,8 @@ def learn_online(
         multiple of the chunk.
 
     Example:
-      >>> from nested_jax.models import AttentionConfig, LanguageModel, ModelConfig
-      >>> model = LanguageModel(ModelConfig(dim=16, layers=1, blocks=("attention",)))
+      >>> from nested_jax.models import LanguageModel, ModelConfig
+      >>> model = LanguageModel(ModelConfig(dim=8, layers=1, blocks=("lstm",)))
       >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
       >>> level = OnlineLevel(parameters="mlp", period=16, rule=optax.sgd(0.1))
       >>> text = np.frombuffer(b"to be or not to be, " * 3, np.uint8)

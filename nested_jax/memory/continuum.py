@@ -94,13 +94,11 @@ class Continuum:
 
     Example:
       >>> import jax, jax.numpy as jnp, nested_jax as nj
-      >>> rule = nj.rules.gradient_descent(0.1)
-      >>> slow, fast = (
-      ...     nj.Memory(nj.networks.MLP(), rule=rule, chunk_size=n, step_per="chunk", read="start") for n in (4, 2)
-      ... )
+      >>> network, rule = nj.networks.Linear(), nj.rules.gradient_descent(0.1)
+      >>> slow, fast = (nj.Memory(network, rule=rule, chunk_size=n, step_per="chunk", read="start") for n in (4, 2))
       >>> continuum = nj.memory.Continuum((nj.networks.MLP(), slow, fast))
       >>> state = continuum.start(continuum.init(jax.random.key(0), 3))
-      >>> y, state = continuum.scan(state, jnp.ones((6, 3)), jnp.zeros((6, 3)))
+      >>> y, state = jax.eval_shape(continuum.scan, state, jnp.ones((6, 3)), jnp.zeros((6, 3)))
       >>> y.shape, continuum.periods, continuum.grid
       ((6, 3), (None, 4, 2), 4)
 

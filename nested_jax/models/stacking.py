@@ -37,11 +37,13 @@ def stack_levels(
       ValueError: if the model has levels already, there are none to give, or the parameters are of another model.
 
     Example:
-      >>> config = ModelConfig(dim=16, layers=2, blocks=("attention",))
-      >>> params = jax.jit(LanguageModel(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-      >>> params, config = stack_levels(params, config, (LevelConfig(period=32), LevelConfig()), jax.random.key(1))
-      >>> [block[0].period for block in config.block_levels], sorted(params["blocks_0"]["levels_0"])
-      ([32, None], ['gates', 'initial', 'value'])
+      >>> config, levels = ModelConfig(dim=16, layers=2, blocks=("attention",)), (LevelConfig(period=32), LevelConfig())
+      >>> def stacked(key):
+      ...     params = LanguageModel(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+      ...     return stack_levels(params, config, levels, key)[0]
+      >>> shapes = jax.eval_shape(stacked, jax.random.key(0))
+      >>> [sorted(shapes[f"blocks_{number}"]["levels_0"]) for number in range(2)]
+      [['gates', 'initial', 'value'], ['down', 'gate', 'up']]
 
     References:
       Behrouz et al., `Nested Learning <https://arxiv.org/abs/2512.24695>`_, 2025, §7.3.

@@ -114,7 +114,7 @@ def test_is_the_loop_with_clocks(topology, x64):
     expected, weights = literal(topology, params)
     y, state = compiled(topology)[0](params, X, V, gates())
     close(y, expected)
-    assert not np.allclose(expected[8:], literal_frozen(topology, params)[8:], atol=1e-3)
+    assert all(np.max(np.abs(w["w1"] - params[f"level_{place[0] + 1}"]["w1"])) > 1e-2 for place, w in weights.items())
     for level in range(3):
         found = state.levels[level + 1]
         if isinstance(found, RestartsState):
@@ -122,16 +122,6 @@ def test_is_the_loop_with_clocks(topology, x64):
                 close(copy.weights, weights[level, owner])
         elif PERIODS[level] == 1:  # the chunks of the others are open after 21 tokens
             close(found.weights, weights[level, level])
-
-
-def literal_frozen(topology, params):
-    """What levels that never learn answer."""
-    reads = [answer(params["level_0"], X)]
-    for level in range(1, 4):
-        reads.append(answer(params[f"level_{level}"], X if topology == "independent" else reads[-1]))
-    if topology != "independent":
-        return reads[-1]
-    return np.tensordot(jax.nn.softmax(params["combine"]), np.stack(reads), axes=1)
 
 
 @pytest.mark.slow
@@ -200,6 +190,7 @@ def test_gradients_reach_every_start(topology, x64):
         np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_one_level_is_its_memory(x64):
     alone = memory(4)
     weights = params_of(Continuum((alone,)))["level_0"]

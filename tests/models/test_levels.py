@@ -47,6 +47,7 @@ def run(config, params, tokens=TOKENS):
     return jax.jit(LanguageModel(config).apply)({"params": params}, tokens)[0]
 
 
+@pytest.mark.slow
 def test_stacked_levels_at_rest_are_the_trained_layers():
     """A learning rate of 0 gives the very logits."""
     config = transformer(layers=1)
