@@ -119,6 +119,15 @@ def test_a_chain_of_layers_is_a_continuum_of_residual_networks(x64):
     np.testing.assert_allclose(found, x[0], rtol=1e-10, atol=1e-10)
 
 
+def test_the_maximum_of_the_learning_rate_is_for_keys_of_length_root_dim():
+    for given, expected in ((None, 1 / (4 * 16)), (0.5, 0.5)):
+        level = LevelConfig(period=4, rule=rules.titans(), max_learning_rate=given)
+        table = LevelLayer(level.memory(hidden=8), 16).gate_table()
+        assert table["learning_rate"].maximum == expected
+        assert table["learning_rate"].initial == expected / 2
+        assert table["momentum"].maximum == 1
+
+
 def test_the_size_of_a_family_is_kept_and_counted():
     levels = tuple(LevelConfig(period=n) for n in (None, 512, 32))
     for fields in ({}, {"levels_per_block": 1}):
