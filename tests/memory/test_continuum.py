@@ -143,8 +143,21 @@ def test_steps_pieces_and_documents(topology, x64):
     close(packed, jnp.concatenate([first, alone]))
     close(last, ended)
     assert jnp.max(jnp.abs(alone - rest)) > 1e-3
-    again, _ = go_on(steps(start, X[:5], V[:5], gates(0, 5))[1], X[5:], V[5:], gates(5))
-    assert jnp.max(jnp.abs(again[0] - whole[5])) > 1e-6  # an open chunk ends where a scan begins
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_open_chunks_end_where_a_scan_begins(topology, x64):
+    """As if the rest of the slowest chunk had come with learning rates of 0."""
+    rule = nj.rules.gradient_descent()
+    levels = tuple(nj.Memory(NETWORK, rule=rule, chunk_size=n, step_per="chunk", read="start") for n in (8, 4))
+    system = Continuum(levels, topology)
+    run, start = jax.jit(system.scan), system.start(params_of(system))
+    rates = {"learning_rate": np.where(np.arange(8) < 5, GATES[0]["learning_rate"][:8], 0.0)}
+    _, filled = run(start, X[:8], V[:8], rates)
+    _, short = run(start, X[:5], V[:5], {"learning_rate": rates["learning_rate"][:5]})
+    following = X[8:], V[8:], {"learning_rate": GATES[0]["learning_rate"][8:]}
+    close(run(short, *following)[0], run(filled, *following)[0])
 
 
 @pytest.mark.slow
