@@ -106,7 +106,7 @@ class LevelConfig:
       rule: what is done with the gradient of a period; gates without a constant are computed per token.
       objective: of the layer's output and a learned projection of its input.
       max_learning_rate: upper end of the learning rate, which starts at half of that; None for
-        1 / (period · dim), see :class:`nested_jax.models.LevelLayer`.
+        1 / (8 · period · dim), see :class:`nested_jax.models.LevelLayer`.
 
     Example:
       >>> LevelConfig(period=32).memory(64).memory.chunk_size

@@ -120,7 +120,7 @@ def test_a_chain_of_layers_is_a_continuum_of_residual_networks(x64):
 
 
 def test_the_maximum_of_the_learning_rate_is_for_keys_of_length_root_dim():
-    for given, expected in ((None, 1 / (4 * 16)), (0.5, 0.5)):
+    for given, expected in ((None, 1 / (8 * 4 * 16)), (0.5, 0.5)):
         level = LevelConfig(period=4, rule=rules.titans(), max_learning_rate=given)
         table = LevelLayer(level.memory(hidden=8), 16).gate_table()
         assert table["learning_rate"].maximum == expected
