@@ -23,6 +23,7 @@ from flax import linen as nn
 from nested_jax import config as configs
 from nested_jax.evals.sampling import Sampling
 from nested_jax.models import MemoryLayerState, load_state, save_state, saved_rows
+from nested_jax.models.hybrids import ContextState
 from nested_jax.models.layers import at_least_float32
 
 REST, DRAW = -2, -1  # instead of a token: keep the context; draw one
@@ -264,11 +265,15 @@ class Generator:
         return keep(live, Context(state, logits[:, -1], context.drawn), context)
 
     def _places(self, context: Context) -> np.ndarray:
-        """How many tokens of its open chunk each row's memories have written, [B]."""
-        for entry in context.state:
-            if isinstance(entry, MemoryLayerState) and entry.memory.open is not None:
-                return np.asarray(entry.memory.open.position[:, 0])
-        return np.zeros(len(context.logits), int)
+        """How many tokens each row is behind a place where all chunks, periods and segments begin, [B]."""
+        places = np.zeros(len(context.logits), int)
+        parts = MemoryLayerState, ContextState
+        for part in jax.tree.leaves(context.state, is_leaf=lambda node: isinstance(node, parts)):
+            if isinstance(part, ContextState):
+                places = np.maximum(places, part.position)
+            elif isinstance(part, MemoryLayerState) and part.memory.open is not None:
+                places = np.maximum(places, part.memory.open.position[:, 0])
+        return places
 
     def _blank_keys(self, rows: int) -> jax.Array:
         return jax.random.split(jax.random.key(0), rows)

@@ -182,7 +182,7 @@ class Memory:
             raise ValueError(
                 f"values, queries: expected {tokens} tokens as in keys, got {values.shape[0]} and {queries.shape[0]}"
             )
-        self._check_gates(state, gates, (tokens,))
+        self._check_gates(state.weights, gates, (tokens,))
         chunks = -(-tokens // self.chunk_size)
         if reset is not None and jnp.shape(reset) != (chunks,):
             raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
@@ -215,7 +215,7 @@ class Memory:
         """
         now = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
         self._check_arrays(state, key, value, query, 1)
-        self._check_gates(state, now, ())
+        self._check_gates(state.weights, now, ())
         spec, packed, rest = self._split(value, now)
         return engine.step(spec, state, key, packed, query, rest)
 
@@ -272,8 +272,10 @@ class Memory:
         if got != expected:
             raise ValueError(f"keys, values: expected {expected} features as in the state's weights, got {got}")
 
-    def _check_gates(self, state: MemoryState, gates: Mapping[str, jax.Array], leading: tuple[int, ...]) -> None:
-        known = self.gates(state.weights)
+    def _check_gates(
+        self, weights: Mapping[str, jax.Array], gates: Mapping[str, jax.Array], leading: tuple[int, ...]
+    ) -> None:
+        known = self.gates(weights)
         allowed = [*known, *(["window"] if self.window > 1 else [])]
         for name, gate in gates.items():
             if name not in allowed:

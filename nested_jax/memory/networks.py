@@ -125,12 +125,13 @@ class MLP:
 class GatedMLP:
     """The gated MLP of Atlas++, `M(x) = x + (act(x @ w1) * (x @ w2)) @ w3`.
 
-    Weights {"w1": [D_k, H], "w2": [D_k, H], "w3": [H, D_v]} with H = expansion × D_v.
+    Weights {"w1": [D_k, H], "w2": [D_k, H], "w3": [H, D_v]} with H = expansion × D_v, or `hidden`.
 
     Attributes:
       expansion: hidden width as a multiple of D_v, >= 1.
       activation: any function of arrays.
       residual: whether the input is added; needs D_k = D_v.
+      hidden: hidden width, >= 1; None for expansion × D_v.
 
     Example:
       >>> import jax, nested_jax as nj
@@ -144,13 +145,16 @@ class GatedMLP:
     expansion: int = 4
     activation: Callable[[jax.Array], jax.Array] = jax.nn.gelu
     residual: bool = True
+    hidden: int | None = None
 
     def __post_init__(self):
         _positive("GatedMLP(expansion)", self.expansion)
+        if self.hidden is not None:
+            _positive("GatedMLP(hidden)", self.hidden)
 
     def init(self, key: jax.Array, dim_k: int, dim_v: int) -> dict[str, jax.Array]:
         """Initial weights: normal with variance 1 / fan-in (our choice)."""
-        hidden = self.expansion * dim_v
+        hidden = self.hidden or self.expansion * dim_v
         shapes = {"w1": (dim_k, hidden), "w2": (dim_k, hidden), "w3": (hidden, dim_v)}
         keys = jax.random.split(key, len(shapes))
         return {name: _matrix(k, *shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}

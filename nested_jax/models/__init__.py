@@ -1,11 +1,13 @@
 """Flax (Linen) modules: thin shells that declare parameters and call pure functions."""
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
-from nested_jax.models.config import AttentionConfig, MemoryConfig, ModelConfig
+from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
 from nested_jax.models.families import FAMILIES, SIZES, count, family
 from nested_jax.models.gates import Gate, gate_table
-from nested_jax.models.language_model import Block, LanguageModel, parameter_count, state_bytes
+from nested_jax.models.language_model import Block, LanguageModel, LevelsState, parameter_count, state_bytes
+from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
+from nested_jax.models.stacking import stack_levels
 from nested_jax.models.state_file import load_state, save_state, saved_rows
 
 __all__ = [
@@ -17,6 +19,9 @@ __all__ = [
     "Block",
     "Gate",
     "LanguageModel",
+    "LevelConfig",
+    "LevelLayer",
+    "LevelsState",
     "MemoryConfig",
     "MemoryLayer",
     "MemoryLayerState",
@@ -28,5 +33,6 @@ __all__ = [
     "parameter_count",
     "save_state",
     "saved_rows",
+    "stack_levels",
     "state_bytes",
 ]

@@ -6,9 +6,14 @@ import dataclasses
 import itertools
 
 import jax
+import optax
 
-from nested_jax.memory import Memory
+from nested_jax import rules
+from nested_jax.memory import Memory, objectives
+from nested_jax.memory.continuum import check_periods
 from nested_jax.memory.features import Polynomial
+from nested_jax.memory.networks import GatedMLP
+from nested_jax.scan.operations import Objective
 
 BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lstm")
 WITH_MEMORY, WITH_ATTENTION = frozenset(["memory", "mag", "mal", "mac"]), frozenset(["attention", "mag", "mal", "mac"])
@@ -98,6 +103,48 @@ class AttentionConfig:
             raise ValueError(f"rope_base must be above 1, got {self.rope_base}")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LevelConfig:
+    """A feed-forward layer as a level of a continuum memory (Nested Learning 70-71).
+
+    Attributes:
+      period: tokens from one step of the level to its next; None for the plain layer, which never changes.
+      rule: what is done with the gradient of a period; gates without a constant are computed per token.
+      objective: of the layer's output and a learned projection of its input.
+      max_learning_rate: upper end of the learning rate, which starts at half of that; None for
+        1 / (8 · period · dim), see :class:`nested_jax.models.LevelLayer`.
+
+    Example:
+      >>> LevelConfig(period=32).memory(64).memory.chunk_size
+      32
+    """
+
+    period: int | None = None
+    rule: optax.GradientTransformation = dataclasses.field(default_factory=rules.gradient_descent)
+    objective: Objective = objectives.l2
+    max_learning_rate: float | None = None
+
+    def validate(self) -> None:
+        """Raises a ``ValueError`` that names the first field out of range."""
+        if self.period is not None:
+            _at_least("period", self.period, 1)
+        if self.max_learning_rate is not None and not self.max_learning_rate > 0:
+            raise ValueError(f"max_learning_rate must be positive or None, got {self.max_learning_rate}")
+
+    def memory(self, hidden: int) -> MemoryConfig:
+        """The level as a memory of one head, of a `hidden` width; not for one that never changes."""
+        assert self.period is not None
+        memory = Memory(
+            GatedMLP(activation=jax.nn.silu, residual=False, hidden=hidden),
+            self.objective,
+            self.rule,
+            chunk_size=self.period,
+            step_per="chunk",
+            read="start",
+        )
+        return MemoryConfig(memory=memory, heads=1, conv=0, max_learning_rate=self.max_learning_rate)
+
+
 @dataclasses.dataclass(kw_only=True)
 class ModelConfig:
     """A language model: embedding, a stack of blocks, tied or separate output weights.
@@ -111,7 +158,12 @@ class ModelConfig:
         attention in one layer, as a gate, one after the other, and as context (Titans §4); ``"lstm"`` is a baseline.
       memory: of the blocks with a memory.
       attention: of the blocks with attention. A window is what makes them local, and MAC's segment.
-      expansion: hidden features of the SwiGLU layers over dim, rounded up to a multiple of 8.
+      expansion: hidden features of the SwiGLU layers over dim, rounded up to a multiple of 8; of all levels of a block
+        together, where there are levels.
+      levels: the feed-forward part of a block as levels of a continuum memory, one pre-norm residual layer each, in the
+        order of the chain. Empty: one SwiGLU layer.
+      levels_per_block: None for all levels in every block. A number lets the blocks take so many each, in turn: 1 makes
+        the feed-forward layers of successive blocks the levels (Nested Learning §7.3).
       tie_embeddings: whether the output weights are the embedding's.
       dtype: of the computation ("float32", "bfloat16", "float64"). Parameters are float32 always; memories, norms'
         sums and logits are float32 or better.
@@ -131,6 +183,8 @@ class ModelConfig:
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     expansion: float = 8 / 3
+    levels: tuple[LevelConfig, ...] = ()
+    levels_per_block: int | None = None
     tie_embeddings: bool = True
     dtype: str = "float32"
     remat: bool = False
@@ -144,16 +198,32 @@ class ModelConfig:
     def chunk_size(self) -> int:
         """The grid on which documents begin and states are handed over: the memory's chunk, 1 without a memory.
 
-        With MAC it is the segment.
+        With MAC it is the segment. With levels it is the longest of these and their periods.
         """
+        return check_periods("levels, memory", [self._mixer_grid, *(level.period for level in self.levels)])
+
+    @property
+    def _mixer_grid(self) -> int:
         if "mac" in self.kinds and self.attention.window:
             return self.attention.window
         return self.memory.memory.chunk_size if WITH_MEMORY & set(self.kinds) else 1
 
     @property
     def hidden(self) -> int:
-        """Hidden features of the SwiGLU layers."""
+        """Hidden features of the SwiGLU layers of a block."""
         return -(-round(self.expansion * self.dim) // 8) * 8
+
+    @property
+    def level_hidden(self) -> int:
+        """Hidden features of one level: a block's, divided among its levels, rounded up to a multiple of 8."""
+        return -(-self.hidden // (8 * (self.levels_per_block or len(self.levels) or 1))) * 8
+
+    @property
+    def block_levels(self) -> tuple[tuple[LevelConfig, ...], ...]:
+        """The levels of each layer's block."""
+        count = self.levels_per_block or len(self.levels)
+        turns = itertools.cycle(self.levels)
+        return tuple(tuple(itertools.islice(turns, count)) for _ in range(self.layers))
 
     def validate(self) -> None:
         """Raises a ``ValueError`` that names the first field out of range."""
@@ -179,6 +249,15 @@ class ModelConfig:
                 f"attention.window must be a multiple of the memory's chunk_size={self.memory.memory.chunk_size} where "
                 f"it is MAC's segment, got {self.attention.window}"
             )
+        for level in self.levels:
+            level.validate()
+        if self.levels_per_block is not None:
+            _at_least("levels_per_block", self.levels_per_block, 1)
+            if not self.levels:
+                raise ValueError(
+                    f"levels_per_block must be None where there are no levels, got {self.levels_per_block}"
+                )
+        _ = self.chunk_size
         if {"mag", "mal", "mac"} & set(self.kinds) and self.attention.window is None:
             raise ValueError("attention.window must be given for blocks of memory and attention, got None")
         if WITH_ATTENTION & set(self.kinds):

@@ -19,7 +19,7 @@ from nested_jax import rules
 from nested_jax.memory import Memory, objectives
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import MLP, GatedMLP, Linear
-from nested_jax.models.config import AttentionConfig, MemoryConfig, ModelConfig
+from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
 from nested_jax.models.language_model import LanguageModel, parameter_count
 
 VOCABULARY = 32_000
@@ -313,13 +313,15 @@ def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
 
 
 def count(config: ModelConfig) -> int:
-    """The parameters of a model; nothing is computed, only shapes, of one block of every kind."""
+    """The parameters of a model; nothing is computed, only shapes, of one block of every kind and its levels."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
-    def block(kind: str) -> int:
-        one = LanguageModel(dataclasses.replace(config, blocks=(kind,), layers=1))
+    def block(kind: str, levels: tuple[LevelConfig, ...]) -> int:
+        fields = {"blocks": (kind,), "layers": 1, "levels": levels, "levels_per_block": None}
+        one = LanguageModel(dataclasses.replace(config, **fields))
         return parameter_count(jax.eval_shape(one.init, jax.random.key(0), tokens)["params"]["blocks_0"])
 
-    blocks = {kind: block(kind) for kind in set(config.kinds)}
+    kinds = list(zip(config.kinds, config.block_levels, strict=True))
+    blocks = {kind: block(*kind) for kind in set(kinds)}
     ends = config.vocab_size * config.dim * (1 if config.tie_embeddings else 2) + config.dim
-    return sum(blocks[kind] for kind in config.kinds) + ends
+    return sum(blocks[kind] for kind in kinds) + ends

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
-from nested_jax.models.config import WITH_MEMORY, ModelConfig
+from nested_jax.models.config import WITH_MEMORY, LevelConfig, ModelConfig
 from nested_jax.models.hybrids import ContextState, HybridState, MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
+from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.lstm import LSTMLayer, LSTMState
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 
@@ -28,8 +30,20 @@ _STATES = {
 }
 
 
+class LevelsState(NamedTuple):
+    """What a block with levels carries.
+
+    Attributes:
+      mixer: its mixer's state.
+      levels: of each level its state, None for one that never changes.
+    """
+
+    mixer: Any
+    levels: tuple[MemoryLayerState | None, ...]
+
+
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + SwiGLU(norm(x)).
+    """x + mixer(norm(x)), then x + SwiGLU(norm(x)), or such a layer for every level of a continuum memory.
 
     Titans prints residual connections and no more; the SwiGLU layer after each mixer is our choice, after
     Gated DeltaNet, whose recipe Titans follows.
@@ -37,10 +51,12 @@ class Block(nn.Module):
     Attributes:
       kind: one of `BLOCKS`.
       config: the model's.
+      level_configs: this block's levels; none for one SwiGLU layer without a state.
     """
 
     kind: str
     config: ModelConfig
+    level_configs: tuple[LevelConfig, ...] = ()
 
     def setup(self):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
@@ -52,27 +68,57 @@ class Block(nn.Module):
             self.mixer = LSTMLayer(config.dim, dtype)
         else:
             self.mixer = _HYBRIDS[self.kind](config.memory, config.attention, config.dim, dtype)
-        self.mixer_norm, self.mlp_norm = RMSNorm(), RMSNorm()
-        self.mlp = SwiGLU(config.hidden, dtype)
+        self.mixer_norm = RMSNorm()
+        if not self.level_configs:
+            self.mlp_norm, self.mlp = RMSNorm(), SwiGLU(config.hidden, dtype)
+        hidden = config.level_hidden
+        self.level_norms = [RMSNorm() for _ in self.level_configs]
+        self.levels = [
+            SwiGLU(hidden, dtype) if level.period is None else LevelLayer(level.memory(hidden), config.dim, dtype)
+            for level in self.level_configs
+        ]
 
     def start(self, batch_size: int) -> BlockState:
-        """Returns the mixer's state before the first token."""
-        return self.mixer.start(batch_size)
+        """Returns the mixer's state before the first token, with the levels' where there are levels."""
+        mixer = self.mixer.start(batch_size)
+        if not self.level_configs:
+            return mixer
+        states = (None if isinstance(level, SwiGLU) else level.start(batch_size) for level in self.levels)
+        return LevelsState(mixer, tuple(states))
 
     def __call__(
         self, inputs: jax.Array, state: BlockState | None, segments: jax.Array | None
     ) -> tuple[jax.Array, BlockState]:
         """[B, T, dim] → [B, T, dim] and the next state."""
-        mixed, state = self.mixer(self.mixer_norm(inputs), state, segments)
-        inputs = inputs + mixed
-        return inputs + self.mlp(self.mlp_norm(inputs)), state
+        mixer, levels = self._parts(state)
+        mixed, mixer = self.mixer(self.mixer_norm(inputs), mixer, segments)
+        return self._feed_forward(inputs + mixed, mixer, levels, lambda level, x, before: level(x, before, segments))
 
     def step(self, inputs: jax.Array, state: BlockState, learn: bool = True) -> tuple[jax.Array, BlockState]:
-        """[B, dim] → [B, dim] and the next state; a memory is only read unless `learn`."""
+        """[B, dim] → [B, dim] and the next state; a memory or a level is only read unless `learn`."""
         options = {"learn": learn} if self.kind in WITH_MEMORY else {}
-        mixed, state = self.mixer.step(self.mixer_norm(inputs), state, **options)
-        inputs = inputs + mixed
-        return inputs + self.mlp(self.mlp_norm(inputs)), state
+        mixer, levels = self._parts(state)
+        mixed, mixer = self.mixer.step(self.mixer_norm(inputs), mixer, **options)
+        return self._feed_forward(inputs + mixed, mixer, levels, lambda level, x, before: level.step(x, before, learn))
+
+    def _parts(self, state: BlockState | None) -> tuple[Any, tuple[MemoryLayerState | None, ...]]:
+        if state is None or not self.level_configs:
+            return state, (None,) * len(self.level_configs)
+        return state
+
+    def _feed_forward(
+        self, inputs: jax.Array, mixer: Any, levels: tuple, run: Callable
+    ) -> tuple[jax.Array, BlockState]:
+        """The layers behind the mixer; `run(level, inputs, state)` runs one that learns."""
+        if not self.level_configs:
+            return inputs + self.mlp(self.mlp_norm(inputs)), mixer
+        after = []
+        for norm, level, state in zip(self.level_norms, self.levels, levels, strict=True):
+            normed = norm(inputs)
+            change, state = (level(normed), None) if isinstance(level, SwiGLU) else run(level, normed, state)
+            inputs = inputs + change
+            after.append(state)
+        return inputs, LevelsState(mixer, tuple(after))
 
 
 class LanguageModel(nn.Module):
@@ -110,7 +156,9 @@ class LanguageModel(nn.Module):
             "embedding", nn.initializers.normal(0.02), (config.vocab_size, config.dim), jnp.float32
         )
         block = nn.remat(Block, methods=["__call__"]) if config.remat else Block
-        self.blocks = [block(kind, config) for kind in config.kinds]
+        self.blocks = [
+            block(*each) for each in zip(config.kinds, [config] * config.layers, config.block_levels, strict=True)
+        ]
         self.norm = RMSNorm()
         if not config.tie_embeddings:
             self.head = self.param("head", nn.initializers.lecun_normal(), (config.dim, config.vocab_size), jnp.float32)
@@ -194,11 +242,22 @@ class LanguageModel(nn.Module):
             )
 
     def _check_state(self, state: tuple[BlockState, ...], batch: int) -> tuple[BlockState, ...]:
-        kinds = tuple(_STATES[kind] for kind in self.config.kinds)
-        if not isinstance(state, tuple) or tuple(map(type, state)) != kinds:
+        kinds = [_STATES[kind] for kind in self.config.kinds]
+        own = [len(levels) for levels in self.config.block_levels]
+        expected = list(zip(kinds, own, strict=True))
+
+        def kind(entry: BlockState) -> tuple[type, int]:
+            """The mixer's kind of state and the number of levels."""
+            return (type(entry.mixer), len(entry.levels)) if isinstance(entry, LevelsState) else (type(entry), 0)
+
+        if not isinstance(state, tuple) or [kind(entry) for entry in state] != expected:
+
+            def names(kinds: list[tuple[type, int]]) -> list[str]:
+                return [name.__name__ + (f" and {count} levels" if count else "") for name, count in kinds]
+
             raise ValueError(
-                f"state must be a tuple of {[kind.__name__ for kind in kinds]}, one per block of this model, "
-                f"got {[type(entry).__name__ for entry in state] if isinstance(state, tuple) else type(state).__name__}"
+                f"state must be a tuple of {names(expected)}, one per block of this model, "
+                f"got {names([kind(entry) for entry in state]) if isinstance(state, tuple) else type(state).__name__}"
             )
         for leaf in jax.tree.leaves(state):
             if jnp.shape(leaf)[:1] != (batch,):

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from nested_jax.memory import MemoryState, objectives
 from nested_jax.models.config import MemoryConfig
-from nested_jax.models.gates import Gates, gate_table
+from nested_jax.models.gates import Gate, Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
 
 
@@ -41,21 +41,13 @@ def resets(segments: jax.Array, chunk_size: int) -> jax.Array:
     return first != jnp.concatenate([jnp.zeros_like(first[:, :1]), before], axis=1)
 
 
-class MemoryLayer(nn.Module):
-    """A sequence layer whose state is one memory per head, learning while it reads.
-
-    As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
-    the memory; normalisation and a gate before the output projection. Our choice where Titans is silent: the norm is
-    RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the memory's gates are those of
-    :mod:`nested_jax.models.gates`, initial weights are learned per head (where the weights are a map of an accumulator,
-    that is what is learned), there are no biases elsewhere, and v is divided by the root of its width to be about as
-    long as k (the output norm makes up for it): a deep memory with longer targets needs larger weights, and then its
-    frozen-gradient chunks diverge.
+class Memories(nn.Module):
+    """One memory per head of each row, with learned initial weights and gates: what a layer of them is built on.
 
     Attributes:
-      config: the memory, heads, convolution, features, initial gates.
+      config: the memory, heads, initial gates.
       dim: features of a token.
-      dtype: of projections; the memory itself runs in float32 or better.
+      dtype: of the layer around the memories, which run in float32 or better.
     """
 
     config: MemoryConfig
@@ -63,23 +55,12 @@ class MemoryLayer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        heads, head_dim, key_dim = self.config.heads, self._head_dim, self._key_dim
-
-        def dense(features: int) -> nn.Dense:
-            return nn.Dense(features, use_bias=False, dtype=self.dtype)
-
-        self.query, self.key, self.value = (dense(heads * width) for width in (key_dim, key_dim, head_dim))
-        if self.config.conv:
-            self.convolve_query, self.convolve_key, self.convolve_value = (
-                CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
-            )
-        self.gates = Gates(gate_table(self.config, head_dim), heads, self.config.gate_rank)
-        self.norm = RMSNorm()
-        self.gate = dense(heads * head_dim)
-        self.output = dense(self.dim)
+        self.gates = Gates(self.gate_table(), self.config.heads, self.config.gate_rank)
         self.initial = self.param("initial", self._initial_weights)
-        if self.config.features is not None:
-            self.coefficients = self.param("coefficients", lambda _: jnp.float32(self.config.features.coefficients()))
+
+    def gate_table(self) -> dict[str, Gate]:
+        """The gates that the layer computes."""
+        return gate_table(self.config, self._head_dim)
 
     @property
     def key_width(self) -> int:
@@ -100,11 +81,117 @@ class MemoryLayer(nn.Module):
         weights = jax.vmap(lambda k: self.config.memory.init(k, dim))(jax.random.split(key, self.config.heads))
         return jax.tree.map(jnp.float32, weights)
 
+    def _initial_memory(self) -> dict[str, jax.Array]:
+        weights = jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
+        mirrored = getattr(self.config.memory.rule, "mirrored", None)
+        if mirrored is None:
+            return weights
+        return jax.vmap(lambda one: jax.tree.map(mirrored[1].forward, one))(weights)
+
+    def _fresh(self, batch_size: int) -> MemoryState:
+        """The learned initial weights for every row, [B, H, ...]."""
+        one = jax.vmap(self.config.memory.start)(self._initial_memory())
+        return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one)
+
+    def _scan(
+        self,
+        inputs: jax.Array,
+        state: MemoryState,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        segments: jax.Array | None,
+    ) -> tuple[jax.Array, MemoryState]:
+        """T tokens, all heads and rows at once: q, k, v [B, T, H, D], gates from `inputs` -> [B, T, H, D], state."""
+        batch, length = inputs.shape[:2]
+        heads, memory = self.config.heads, self.config.memory
+        gates = self.gates(inputs)
+        reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
+
+        def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
+            return jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:])
+
+        def unfold(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x.reshape(batch, heads, *x.shape[1:]), 1, 2)
+
+        if self.is_initializing():  # only the parameters matter then
+            return value, state
+        folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+        arguments = folded, fold(key), fold(value), fold(query), jax.tree.map(fold, gates), reset
+        read, after = jax.vmap(memory.scan)(*arguments)
+        if self.is_mutable_collection("diagnostics"):
+            self._diagnose(gates, *arguments)
+        return unfold(read), jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), after)
+
+    def _step(
+        self,
+        inputs: jax.Array,
+        state: MemoryState,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        learn: bool,
+    ) -> tuple[jax.Array, MemoryState]:
+        """One token: q, k, v [B, H, D], gates from `inputs` [B, dim] -> [B, H, D] and the next state."""
+        if not learn:
+            return jax.vmap(jax.vmap(self.config.memory.recall))(state, query[:, :, None])[:, :, 0], state
+        step = jax.vmap(jax.vmap(self.config.memory.step))
+        return step(state, key, value, query, self.gates(inputs))
+
+    def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
+        del queries
+        memory = self.config.memory
+        targets = objectives.pack(memory.objective, values, scanned_gates)
+        for name, gate in gates.items():
+            self._record(name, jnp.mean(gate))
+        for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
+            reader = dataclasses.replace(memory, read=read)
+            found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
+            losses = jax.vmap(objectives.Packed(memory.objective))(found, targets)
+            self._record(name, jnp.sum(losses) / math.prod(keys.shape[:2]))
+
+    def _record(self, name: str, value: jax.Array) -> None:
+        self.sow("diagnostics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+
+
+class MemoryLayer(Memories):
+    """A sequence layer whose state is one memory per head, learning while it reads.
+
+    As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
+    the memory; normalisation and a gate before the output projection. Our choice where Titans is silent: the norm is
+    RMSNorm per head, the gate SiLU of a linear map (as in Gated DeltaNet), the memory's gates are those of
+    :mod:`nested_jax.models.gates`, initial weights are learned per head (where the weights are a map of an accumulator,
+    that is what is learned), there are no biases elsewhere, and v is divided by the root of its width to be about as
+    long as k (the output norm makes up for it): a deep memory with longer targets needs larger weights, and then its
+    frozen-gradient chunks diverge.
+
+    Attributes:
+      config: the memory, heads, convolution, features, initial gates.
+      dim: features of a token.
+      dtype: of projections; the memory itself runs in float32 or better.
+    """
+
+    def setup(self):
+        super().setup()
+        heads, head_dim, key_dim = self.config.heads, self._head_dim, self._key_dim
+
+        def dense(features: int) -> nn.Dense:
+            return nn.Dense(features, use_bias=False, dtype=self.dtype)
+
+        self.query, self.key, self.value = (dense(heads * width) for width in (key_dim, key_dim, head_dim))
+        if self.config.conv:
+            self.convolve_query, self.convolve_key, self.convolve_value = (
+                CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
+            )
+        self.norm = RMSNorm()
+        self.gate = dense(heads * head_dim)
+        self.output = dense(self.dim)
+        if self.config.features is not None:
+            self.coefficients = self.param("coefficients", lambda _: jnp.float32(self.config.features.coefficients()))
+
     def start(self, batch_size: int) -> MemoryLayerState:
         """Returns the state before the first token: the learned initial weights for every row, empty buffers."""
-        one = jax.vmap(self.config.memory.start)(self._initial_memory())
-        memory = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one)
-        return MemoryLayerState(memory, self._empty_buffers(batch_size))
+        return MemoryLayerState(self._fresh(batch_size), self._empty_buffers(batch_size))
 
     def __call__(
         self, inputs: jax.Array, state: MemoryLayerState | None = None, segments: jax.Array | None = None
@@ -120,28 +207,10 @@ class MemoryLayer(nn.Module):
         Returns:
           [B, T, dim] and the next state.
         """
-        batch, length = inputs.shape[:2]
-        heads, memory = self.config.heads, self.config.memory
-        state = self.start(batch) if state is None else state
+        state = self.start(inputs.shape[0]) if state is None else state
         query, key, value, convolution = self._project(inputs, state.convolution, segments)
-        gates = self.gates(inputs)
-        reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
-
-        def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
-            return jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:])
-
-        def unfold(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x.reshape(batch, heads, *x.shape[1:]), 1, 2)
-
-        if self.is_initializing():  # only the parameters matter then
-            return self._emit(value, inputs), MemoryLayerState(state.memory, convolution)
-        folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.memory)
-        arguments = folded, fold(key), fold(value), fold(query), jax.tree.map(fold, gates), reset
-        read, after = jax.vmap(memory.scan)(*arguments)
-        if self.is_mutable_collection("diagnostics"):
-            self._diagnose(gates, *arguments)
-        after = jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), after)
-        return self._emit(unfold(read), inputs), MemoryLayerState(after, convolution)
+        read, memory = self._scan(inputs, state.memory, query, key, value, segments)
+        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
 
     def step(
         self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
@@ -151,19 +220,9 @@ class MemoryLayer(nn.Module):
         Unless `learn`, the token is not written, and read from the weights as they are, whatever `memory.read` says.
         """
         query, key, value, convolution = self._project(inputs[:, None], state.convolution, None)
-        if not learn:
-            read = jax.vmap(jax.vmap(self.config.memory.recall))(state.memory, query[:, 0, :, None])[:, :, 0]
-            return self._emit(read, inputs), MemoryLayerState(state.memory, convolution)
-        step = jax.vmap(jax.vmap(self.config.memory.step))
-        read, memory = step(state.memory, key[:, 0], value[:, 0], query[:, 0], self.gates(inputs))
+        query, key, value = (x[:, 0] for x in (query, key, value))
+        read, memory = self._step(inputs, state.memory, query, key, value, learn)
         return self._emit(read, inputs), MemoryLayerState(memory, convolution)
-
-    def _initial_memory(self) -> dict[str, jax.Array]:
-        weights = jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
-        mirrored = getattr(self.config.memory.rule, "mirrored", None)
-        if mirrored is None:
-            return weights
-        return jax.vmap(lambda one: jax.tree.map(mirrored[1].forward, one))(weights)
 
     def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
         if not self.config.conv:
@@ -196,18 +255,3 @@ class MemoryLayer(nn.Module):
     def _emit(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
         normed = self.norm(read).reshape(*read.shape[:-2], -1).astype(self.dtype)
         return self.output(normed * nn.silu(self.gate(inputs)))
-
-    def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
-        del queries
-        memory = self.config.memory
-        targets = objectives.pack(memory.objective, values, scanned_gates)
-        for name, gate in gates.items():
-            self._record(name, jnp.mean(gate))
-        for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
-            reader = dataclasses.replace(memory, read=read)
-            found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
-            losses = jax.vmap(objectives.Packed(memory.objective))(found, targets)
-            self._record(name, jnp.sum(losses) / math.prod(keys.shape[:2]))
-
-    def _record(self, name: str, value: jax.Array) -> None:
-        self.sow("diagnostics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)

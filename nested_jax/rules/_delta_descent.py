@@ -27,8 +27,8 @@ def delta_gradient_descent(
     :math:`\theta' = \theta_t`, as printed for Hope: what the layer answers to an input of norm 1 is multiplied by
     :math:`1 - \theta`, which is stable for θ in (0, 2) and changes sign beyond 1.
 
-    The input may be given to `update`, or is read off the gradient: for a gradient of rank one :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose
-    norm is then taken to be 1.
+    The input may be given to `update`, or is read off the gradient: for a gradient of rank one
+    :math:`g g^\top / \lVert g\rVert_F^2` is the projection on `x`, whose norm is then taken to be 1.
 
     Over N tokens :math:`x^\top x` and :math:`\lVert x\rVert^2` are sums with the weights that the losses have in `g`,
     means for the gradient of a mean loss (our choice where the paper is silent; the step is bounded for any inputs). A

@@ -8,7 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, gate_table, parameter_count, state_bytes
+from nested_jax.models import (
+    AttentionConfig,
+    LanguageModel,
+    LevelsState,
+    MemoryConfig,
+    ModelConfig,
+    gate_table,
+    parameter_count,
+    state_bytes,
+)
 from nested_jax.models.config import WITH_ATTENTION, WITH_MEMORY
 from nested_jax.rules import describe_rule, gates
 from nested_jax.run.text_table import text_table
@@ -49,7 +58,7 @@ def describe_model(experiment: Experiment) -> str:
         numbers = [number for number, _ in group]
         name = f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]}-{numbers[-1]}"
         mixers = [params[f"blocks_{number}"]["mixer"] for number in numbers]
-        carried = [states[number] for number in numbers]
+        carried = [_parts(states[number])[0] for number in numbers]
         row = ["1 token", "–", "LSTM"]
         if kind in WITH_ATTENTION:
             row = _attention(experiment.model.attention)
@@ -62,8 +71,14 @@ def describe_model(experiment: Experiment) -> str:
         levels.append(
             [f"{name} {kind}", *row, f"{sum(map(parameter_count, mixers)):,}", f"{size:,}", *_per_token(size, length)]
         )
+        levels += _levels(experiment.model, numbers, params, states, length)
     headings = ["level", "period", "objective", "rule", "parameters", "state bytes"]
     headings += [f"per token of {length:,}", f"of {LONG:,}"]
+    if experiment.model.levels:
+        notes.append(
+            f"levels: feed-forward layers of {experiment.model.level_hidden} features one after the other, drawn to a "
+            "learned projection of their input; one step per period, read at the weights of its start"
+        )
     total = parameter_count(params)
     batch = experiment.data.batch_size * length
     lines = [
@@ -76,6 +91,30 @@ def describe_model(experiment: Experiment) -> str:
         f"{experiment.steps * batch:,}",
     ]
     return "\n".join(lines)
+
+
+def _parts(state: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A block's state: the mixer's and the levels'."""
+    return (state.mixer, state.levels) if isinstance(state, LevelsState) else (state, ())
+
+
+def _levels(config: ModelConfig, numbers: Sequence[int], params: Any, states: Any, length: int) -> list[list[str]]:
+    """A row for each level of the feed-forward part of these blocks, those of one config and place together."""
+    places: dict[Any, list[int]] = {}
+    for number in numbers:
+        for place, level in enumerate(config.block_levels[number]):
+            places.setdefault((place, level), []).append(number)
+    rows = []
+    for (place, level), found in places.items():
+        count = sum(parameter_count(params[f"blocks_{number}"][f"levels_{place}"]) for number in found)
+        size = state_bytes([_parts(states[number])[1][place] for number in found])
+        what = ["never", "–", "–"]
+        if level.period is not None:
+            tokens = "1 token" if level.period == 1 else f"{level.period:,} tokens"
+            what = [tokens, _objective(level.objective), describe_rule(level.rule)]
+        blocks = "" if found == list(numbers) else f" of {', '.join(map(str, found))}"
+        rows.append([f"  level {place}{blocks}", *what, f"{count:,}", f"{size:,}", *_per_token(size, length)])
+    return rows
 
 
 def _per_token(size: int, length: int) -> list[str]:
@@ -132,5 +171,6 @@ def _optimizer(config: OptimizerConfig) -> str:
 
 
 def _fast(params: Any) -> int:
-    mixers = [value["mixer"] for key, value in params.items() if key.startswith("blocks_")]
-    return sum(parameter_count(mixer.get("memory", mixer).get("initial", {})) for mixer in mixers)
+    blocks = [value for key, value in params.items() if key.startswith("blocks_")]
+    layers = [layer for block in blocks for name, layer in block.items() if name.startswith(("mixer", "levels_"))]
+    return sum(parameter_count(layer.get("memory", layer).get("initial", {})) for layer in layers)

@@ -23,11 +23,16 @@ def layers(records: Records, ending: str) -> dict[str, str]:
     """Label → metric for each layer that records `ending`, in order of appearance.
 
     Example:
-      >>> layers([{"step": 1, "blocks_0/mixer/decay": 0.1}], "decay")
-      {'block 0': 'blocks_0/mixer/decay'}
+      >>> layers([{"step": 1, "blocks_0/mixer/decay": 0.1, "blocks_0/levels_1/decay": 0.2}], "decay")
+      {'block 0': 'blocks_0/mixer/decay', 'block 0 level 1': 'blocks_0/levels_1/decay'}
     """
     names = dict.fromkeys(name for record in records for name in record if name.endswith("/" + ending))
-    return {name.split("/")[0].replace("blocks_", "block "): name for name in names}
+
+    def label(name: str) -> str:
+        parts = (part for part in name.split("/") if part.startswith(("blocks_", "levels_")))
+        return " ".join(part.replace("s_", " ") for part in parts)
+
+    return {label(name): name for name in names}
 
 
 def smooth(values: Sequence[float], share: float = 0.02) -> list[float]:

@@ -138,6 +138,23 @@ def test_pieces_of_any_size_are_the_same_text(mixed):
     close(pieces[-1].context, context)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mag", "mac"])
+def test_hybrids_go_on_from_any_place_in_a_chunk(kind):
+    """A prompt in two pieces, cut inside a chunk or segment, is the prompt in one."""
+    memory = Memory(network=networks.Linear(), chunk_size=CHUNK)
+    config = ModelConfig(dim=8, layers=1, memory=MemoryConfig(memory=memory, heads=2), dtype="float64", blocks=(kind,),
+                         attention=AttentionConfig(heads=2, window=2 * CHUNK))  # fmt: skip
+    model = LanguageModel(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: np.float32(0.4 * draw.standard_normal(x.shape)), shapes)
+    generator, text = Generator(model, params, GREEDY, chunk=2 * CHUNK), b"for i in range(1000):"
+    for cut in (3, CHUNK + 1):
+        pieces = generator.read([text[cut:]], generator.read([text[:cut]]))
+        np.testing.assert_allclose(pieces.logits, generator.read([text]).logits, rtol=1e-10, atol=1e-10)
+
+
 def test_a_text_in_two_calls_is_the_text_in_one(mixed):
     expected, context = write(mixed.warm, PROMPTS, 7, key=jax.random.key(1))
     first, between = write(mixed.warm, PROMPTS, 3, key=jax.random.key(1))

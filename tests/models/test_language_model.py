@@ -15,6 +15,7 @@ from nested_jax.memory.networks import MLP, Linear
 from nested_jax.models import (
     AttentionConfig,
     LanguageModel,
+    LevelConfig,
     MemoryConfig,
     ModelConfig,
     parameter_count,
@@ -41,6 +42,13 @@ STACKS = {
     "layer": lambda: config(blocks=("mal",), persistent=2),
     "context": lambda: config(blocks=("mac",), window=2 * CHUNK, persistent=2),
     "lstm": lambda: config(blocks=("lstm",)),
+    "levels": lambda: config(blocks=("attention",), levels=(LevelConfig(), LevelConfig(period=2))),
+    "levels in turn": lambda: config(
+        blocks=("attention", "memory"),
+        layers=3,
+        levels=(LevelConfig(period=CUT, rule=rules.titans()), LevelConfig(period=2)),
+        levels_per_block=1,
+    ),
     "omega over features": lambda: config(
         MemoryConfig(
             memory=Memory(MLP(2, expansion=2, residual=False), rule=rules.omega(), chunk_size=CHUNK, window=3),
@@ -92,7 +100,12 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), a, b)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in ("layer", "gate"))) for name in STACKS])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("layer", "gate", "levels", "levels in turn")))
+        for name in STACKS
+    ]
+)
 def stack(request, x64):
     """Each stack, in float64."""
     return build(request.param)
