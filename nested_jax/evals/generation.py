@@ -266,8 +266,8 @@ class Generator:
     def _places(self, context: Context) -> np.ndarray:
         """How many tokens of its open chunk each row's memories have written, [B]."""
         for entry in context.state:
-            if isinstance(entry, MemoryLayerState) and entry.memory.open is not None:
-                return np.asarray(entry.memory.open.position[:, 0])
+            if isinstance(entry, MemoryLayerState) and entry.memory.position is not None:
+                return np.asarray(entry.memory.position[:, 0])
         return np.zeros(len(context.logits), int)
 
     def _blank_keys(self, rows: int) -> jax.Array:

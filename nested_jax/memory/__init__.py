@@ -3,6 +3,7 @@
 from nested_jax.memory import features, networks, objectives
 from nested_jax.memory.memory import Memory, explain
 from nested_jax.memory.surprise import surprise
+from nested_jax.memory.tnt import TNT, TNTState
 from nested_jax.scan.state import MemoryState
 
-__all__ = ["Memory", "MemoryState", "explain", "features", "networks", "objectives", "surprise"]
+__all__ = ["TNT", "Memory", "MemoryState", "TNTState", "explain", "features", "networks", "objectives", "surprise"]
