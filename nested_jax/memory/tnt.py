@@ -84,13 +84,13 @@ class TNT:
       >>> tnt = nj.memory.TNT(coarse, (nj.Memory(nj.networks.MLP(), rule=rule, chunk_size=2),), shard_size=8)
       >>> state = tnt.start(tnt.init(jax.random.key(0), 4))
       >>> keys, values, queries = jax.random.normal(jax.random.key(1), (3, 20, 4))
-      >>> y, state = tnt.scan(state, keys, values, queries)
+      >>> y, state = jax.jit(tnt.scan)(state, keys, values, queries)
       >>> y.shape, int(state.position)
       ((20, 4), 4)
 
     References:
-      `TNT: Improving Chunkwise Training for Test-Time Memorization <https://arxiv.org/abs/2511.07343>`_, 2025, equations
-      (5-7), appendices C (the sum begins with the shard; equation 7 prints the chunk) and E (several local memories).
+      `TNT <https://arxiv.org/abs/2511.07343>`_, 2025, equations (5-7), appendices C (the sum over keys begins with the
+      shard; equation 7 prints the chunk) and E (several local memories).
 
     .. note::
       An `nj.Memory` has one chunk length, which trades quality for speed; this has one of each kind.

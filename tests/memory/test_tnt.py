@@ -1,5 +1,7 @@
 """TNT: the paper's equations as loops, causality, hand-off, steps, resets, gradients, bad input."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import nested_jax as nj
 
 double = pytest.mark.usefixtures("x64")
 
-T, D, COARSE, SIZES = 21, 4, 4, (4, 8)
+T, D, COARSE, SIZES, CUT = 21, 4, 4, (4, 8), 8
 RNG = np.random.default_rng(0)
 K, V, Q = RNG.normal(size=(3, T, D))
 K, Q = 0.6 * K, Q / np.linalg.norm(Q, axis=-1, keepdims=True)
@@ -24,14 +26,42 @@ def tnt(project: bool = True, sizes=SIZES) -> nj.memory.TNT:
     return nj.memory.TNT(coarse, fine, sizes, project)
 
 
+def tiny() -> nj.memory.TNT:
+    """Linear memories, token by token: little to compile."""
+    options = {"rule": nj.rules.gradient_descent(), "implementation": "scan"}
+    coarse, fine = (nj.Memory(nj.networks.Linear(), chunk_size=chunk, **options) for chunk in (COARSE, 2))
+    return nj.memory.TNT(coarse, (fine,), shard_size=CUT)
+
+
+@functools.cache
+def compiled(kind: str):
+    """A memory with its compiled scan, which is always told of resets, and step."""
+    memory = {"deep": tnt(), "unprojected": tnt(project=False), "tiny": tiny()}[kind]
+    run = jax.jit(memory.scan)
+
+    def scan(state, keys, values, queries, gates, reset=None):
+        chunks = -(-len(keys) // memory.chunk_size)
+        return run(state, keys, values, queries, gates, jnp.zeros(chunks, bool) if reset is None else reset)
+
+    return memory, scan, jax.jit(memory.step)
+
+
+def part(data, start, stop=None):
+    """Tokens of arrays."""
+    return jax.tree.map(lambda x: x[start:stop], data)
+
+
 def begin(memory, seed: int = 1):
     shapes = jax.eval_shape(lambda key: memory.init(key, D), jax.random.key(0))
     draw = np.random.default_rng(seed)
-    return memory.start(jax.tree.map(lambda w: jnp.asarray(0.5 * draw.normal(size=w.shape)), shapes))
+    weights = jax.tree.map(lambda w: jnp.asarray(0.5 * draw.normal(size=w.shape)), shapes)
+    return jax.jit(memory.start)(weights)
 
 
-def arrays():
-    return jax.tree.map(jnp.asarray, (K, V, Q, GATES))
+def arrays(memory=None):
+    """Inputs, without gates that the memory does not have."""
+    known = GATES if memory is None else {"learning_rate": 0, **memory.gates()}
+    return jax.tree.map(jnp.asarray, (K, V, Q, {name: gate for name, gate in GATES.items() if name in known}))
 
 
 def close(a, b, tolerance: float = 1e-11):
@@ -62,17 +92,16 @@ def descend(W, gradient, rate):
 
 
 @double
-@pytest.mark.parametrize("project", [True, False])
-def test_equations_5_to_7(project):
+@pytest.mark.parametrize("kind", ["deep", pytest.param("unprojected", marks=pytest.mark.slow)])
+def test_equations_5_to_7(kind):
     """Token by token, P formed anew from all keys of the shard at every token."""
-    memory = tnt(project)
+    memory, scan, _ = compiled(kind)
     state = begin(memory)
-    y, after = jax.jit(memory.scan)(state, *arrays())
-    first = [
-        jax.tree.map(np.asarray, s.initial) for s in (state.global_memory, *(x.memory for x in state.local_memories))
-    ]
-    V_now, V_start = first[0], first[0]
-    local, frozen = first[1:], first[1:]
+    y, after = scan(state, *arrays())
+    starts = (state.global_memory, *(shard.memory for shard in state.local_memories))
+    V_init, *init = [jax.tree.map(np.asarray, start.initial) for start in starts]
+    V_now = V_start = V_init
+    local, frozen = [*init], [*init]
     parts = ((mlp, mlp_gradient, 2, SIZES[0], GATES["learning_rate"]),)
     parts += ((linear, linear_gradient, 1, SIZES[1], GATES["local2_learning_rate"]),)
     for t in range(T):
@@ -83,134 +112,106 @@ def test_equations_5_to_7(project):
         for i, (f, gradient, chunk, size, rate) in enumerate(parts):
             begins = t - t % size
             if t == begins:
-                local[i] = first[1 + i]
+                local[i] = init[i]
             if t % chunk == 0:
                 frozen[i] = local[i]
             local[i] = descend(local[i], gradient(frozen[i], K[t], V[t]), rate[t])
             P = sum(np.outer(k, k) / (k @ k) for k in K[begins : t + 1])
-            expected = expected + f(local[i], Q[t] @ P if project else Q[t])
+            expected = expected + f(local[i], Q[t] @ P if memory.project else Q[t])
         np.testing.assert_allclose(y[t], expected, rtol=1e-11, atol=1e-11)
     close(after.global_memory.weights, V_now)
     close([shard.memory.weights for shard in after.local_memories], local)
 
 
 @double
+@pytest.mark.slow
 def test_shards_side_by_side_are_resets_one_after_the_other():
-    memory = tnt(project=False)
-    state = begin(memory)
-    y, _ = jax.jit(memory.scan)(state, *arrays())
-    keys, values, queries, gates = arrays()
-    expected, _ = memory.global_memory.scan(
-        state.global_memory, keys, values, queries, {"learning_rate": gates["learning_rate"]}
-    )
+    memory, scan, _ = compiled("unprojected")
+    state, (keys, values, queries, gates) = begin(memory), arrays()
+    y, _ = scan(state, keys, values, queries, gates)
     rates = gates["learning_rate"], gates["local2_learning_rate"]
-    for part, size, shard, rate in zip(memory.local_memories, SIZES, state.local_memories, rates, strict=True):
-        chunk = part.chunk_size
-        flags = jnp.arange(-(-T // chunk)) * chunk % size == 0
-        expected += part.scan(shard.memory, keys, values, queries, {"learning_rate": rate}, flags)[0]
+    one = {"learning_rate": rates[0]}
+    expected, _ = jax.jit(memory.global_memory.scan)(state.global_memory, keys, values, queries, one)
+    for local, size, shard, rate in zip(memory.local_memories, SIZES, state.local_memories, rates, strict=True):
+        flags = jnp.arange(-(-T // local.chunk_size)) * local.chunk_size % size == 0
+        expected += jax.jit(local.scan)(shard.memory, keys, values, queries, {"learning_rate": rate}, flags)[0]
     close(y, expected)
 
 
 @double
-def test_steps_are_a_scan_and_go_on_with_one():
-    memory = tnt()
-    inputs, state = arrays(), begin(memory)
-    y, last = jax.jit(memory.scan)(state, *inputs)
-    step = jax.jit(memory.step)
-    for start in (0, 3, 8):
-        now = state
-        if start:
-            _, now = memory.scan(state, *jax.tree.map(lambda x, n=start: x[:n], inputs))
+@pytest.mark.parametrize("kind", ["tiny", pytest.param("deep", marks=pytest.mark.slow)])
+def test_pieces_documents_and_steps(kind):
+    """Pieces handed over and packed documents are what they should be; steps go on from any place."""
+    memory, scan, step = compiled(kind)
+    inputs, state = arrays(memory), begin(memory)
+    y, last = scan(state, *inputs)
+    first, between = scan(state, *part(inputs, 0, CUT))
+    second, after = scan(between, *part(inputs, CUT))
+    close(jnp.concatenate([first, second]), y)
+    close(after, last)
+    packed, end = scan(state, *inputs, jnp.array([False, True, False]))
+    alone, separate = scan(state, *part(inputs, CUT))
+    close(packed, jnp.concatenate([first, alone]))
+    close(end, separate)
+    assert not np.allclose(packed[CUT:], y[CUT:], atol=1e-3)
+    _, ragged = scan(state, *part(inputs, 0, T - CUT))
+    for now, start in ((state, 0), (between, CUT), (ragged, T - CUT)):
         for t in range(start, T):
             one, now = step(now, *jax.tree.map(lambda x, t=t: x[t], inputs))
             close(one, y[t])
-        close(memory.recall(now, inputs[2]), memory.recall(last, inputs[2]))
         close(now.position, last.position)
-
-
-@double
-def test_a_sequence_in_pieces():
-    memory = tnt()
-    inputs, state = arrays(), begin(memory)
-    y, last = memory.scan(state, *inputs)
-    for cut in (memory.chunk_size, 2 * memory.chunk_size):
-        first, between = memory.scan(state, *jax.tree.map(lambda x, n=cut: x[:n], inputs))
-        second, after = memory.scan(between, *jax.tree.map(lambda x, n=cut: x[n:], inputs))
-        close(jnp.concatenate([first, second]), y)
-        close(after, last)
-
-
-@double
-def test_packed_documents_are_separate_ones():
-    memory = tnt()
-    inputs, state = arrays(), begin(memory)
-    cut = memory.chunk_size
-    y, last = memory.scan(state, *inputs, jnp.array([False, True, False]))
-    first, _ = memory.scan(state, *jax.tree.map(lambda x: x[:cut], inputs))
-    second, after = memory.scan(state, *jax.tree.map(lambda x: x[cut:], inputs))
-    close(y, jnp.concatenate([first, second]))
-    close(last, after)
-    whole, _ = memory.scan(state, *inputs)
-    assert not np.allclose(whole[cut:], y[cut:], atol=1e-3)
+    close(memory.recall(now, inputs[2]), memory.recall(last, inputs[2]))
 
 
 @double
 def test_causal_and_local():
     """A token moves no output before it, and beyond its shard only through the global memory."""
-    memory = tnt(sizes=(8, 8))
-    inputs, state = arrays(), begin(memory)
-    scan = jax.jit(memory.scan)
+    memory, scan, _ = compiled("tiny")
+    inputs, state = arrays(memory), begin(memory)
     y, _ = scan(state, *inputs)
     for p in (0, 3, 4, 7, 8, 15, T - 1):
         changed, _ = scan(state, *jax.tree.map(lambda x, p=p: x.at[p].add(0.3), inputs))
         np.testing.assert_array_equal(changed[:p], y[:p])
         assert not np.array_equal(changed[p], y[p])
-    still = inputs[:3] + ({"learning_rate": inputs[3]["learning_rate"], "global_learning_rate": jnp.zeros(T)},)
-    (one, _), (two, _) = (scan(state, keys, *still[1:]) for keys in (still[0], still[0].at[5].add(0.3)))
-    np.testing.assert_array_equal(one[8:], two[8:])
-    assert not np.allclose(one[5:8], two[5:8])
+    deaf = {"learning_rate": inputs[3]["learning_rate"], "global_learning_rate": jnp.zeros(T)}
+    keys, values, queries, _ = inputs
+    (one, _), (two, _) = (scan(state, k, values, queries, deaf) for k in (keys, keys.at[10].add(0.3)))
+    np.testing.assert_array_equal(one[2 * CUT :], two[2 * CUT :])
+    assert not np.allclose(one[10 : 2 * CUT], two[10 : 2 * CUT])
 
 
 @double
-def test_outer_gradients_are_finite_differences():
-    memory = tnt()
-    keys, values, queries, gates = jax.tree.map(lambda x: x[:10], arrays())
+def test_outer_gradients_are_finite_differences_with_a_key_of_zeros():
+    memory = tiny()
+    keys, values, queries, gates = part(arrays(), 0, 5)
+    keys, gates = keys.at[2].set(0.0), {"learning_rate": gates["learning_rate"]}
     start = begin(memory)
-    params = {"global": start.global_memory.initial}
-    params |= {f"local{i}": shard.memory.initial for i, shard in enumerate(start.local_memories, 1)}
+    params = {"global": start.global_memory.initial, "local1": start.local_memories[0].memory.initial}
 
     @jax.jit
-    def loss(params):
+    def loss(params, keys):
         return jnp.sum(jnp.sin(memory.scan(memory.start(params), keys, values, queries, gates)[0]))
 
-    found = jax.grad(loss)(params)
+    found, of_keys = jax.jit(jax.grad(loss, (0, 1)))(params, keys)
+    assert jnp.isfinite(of_keys).all()
     draw = np.random.default_rng(3)
-    way = jax.tree.map(lambda w: jnp.asarray(draw.normal(size=w.shape)), params)
     for name in params:
-        along = {other: jax.tree.map(lambda d, s=float(other == name): s * d, d) for other, d in way.items()}
-        ahead, behind = (loss(jax.tree.map(lambda w, d, e=e: w + e * d, params, along)) for e in (1e-5, -1e-5))
-        slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(found), jax.tree.leaves(along), strict=True))
-        np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-7)
+        way = {"w": jnp.asarray(draw.normal(size=(D, D)))}
+        ends = [params | {name: {"w": params[name]["w"] + e * way["w"]}} for e in (1e-5, -1e-5)]
+        slope = (loss(ends[0], keys) - loss(ends[1], keys)) / 2e-5
+        np.testing.assert_allclose(jnp.vdot(found[name]["w"], way["w"]), slope, rtol=1e-7)
 
 
+@double
 def test_gates_by_name():
-    memory = tnt()
-    assert list(memory.gates()) == ["global_learning_rate", "local1_learning_rate", "local2_learning_rate"]
-    inputs, state = arrays(), begin(memory)
-    rates = inputs[3]["learning_rate"], inputs[3]["local2_learning_rate"]
-    named = {"global_learning_rate": rates[0], "local1_learning_rate": rates[0], "local2_learning_rate": rates[1]}
-    np.testing.assert_array_equal(memory.scan(state, *inputs)[0], memory.scan(state, *inputs[:3], named)[0])
-
-
-def test_a_key_of_zeros_projects_nothing():
-    memory = tnt()
-    keys, values, queries, gates = arrays()
-    state = begin(memory)
-
-    def loss(keys):
-        return jnp.sum(memory.scan(state, keys, values, queries, gates)[0])
-
-    assert jnp.isfinite(jax.grad(loss)(keys.at[2].set(0.0))).all()
+    """A plain name is for all memories, a memory's own wins."""
+    memory, scan, _ = compiled("tiny")
+    assert list(tnt().gates()) == ["global_learning_rate", "local1_learning_rate", "local2_learning_rate"]
+    (keys, values, queries, _), state = arrays(), begin(memory)
+    rate, other = map(jnp.asarray, GATES.values())
+    mixed, _ = scan(state, keys, values, queries, {"learning_rate": other, "global_learning_rate": rate})
+    named = {"global_learning_rate": rate, "local1_learning_rate": other}
+    np.testing.assert_array_equal(mixed, scan(state, keys, values, queries, named)[0])
 
 
 def test_bad_input_is_named():
