@@ -1,9 +1,27 @@
 """Memories: network × objective × rule over a sequence."""
 
 from nested_jax.memory import features, networks, objectives
+from nested_jax.memory.caching import Cached, CachedState
 from nested_jax.memory.memory import Memory, explain
 from nested_jax.memory.surprise import surprise
 from nested_jax.memory.tnt import TNT, TNTState
 from nested_jax.scan.state import MemoryState
 
-__all__ = ["TNT", "Memory", "MemoryState", "TNTState", "explain", "features", "networks", "objectives", "surprise"]
+AnyMemory = Memory | TNT | Cached
+AnyState = MemoryState | TNTState | CachedState
+
+__all__ = [
+    "TNT",
+    "AnyMemory",
+    "AnyState",
+    "Cached",
+    "CachedState",
+    "Memory",
+    "MemoryState",
+    "TNTState",
+    "explain",
+    "features",
+    "networks",
+    "objectives",
+    "surprise",
+]

@@ -134,6 +134,13 @@ class TNT:
         local = {f"local{number}": memory for number, memory in enumerate(self.local_memories, 1)}
         return {"global": self.global_memory} | local
 
+    @property
+    def about(self) -> str:
+        """What is done with the parts, in words."""
+        lengths = ", ".join(f"{size:,}" for size in self.shard_sizes)
+        how = "queries projected on the shard's keys" if self.project else "queries as they are"
+        return f"local memories begin anew every {lengths} tokens, {how}"
+
     def init(self, key: jax.Array, dim: int | tuple[int, int]) -> dict[str, dict[str, jax.Array]]:
         """Initial weights of every memory, by its name; see `Memory.init`."""
         parts = self.parts

@@ -16,6 +16,8 @@ z = x W + b with W = 0 at the start; m = 1 / (chunk_size · window · |k|²) unl
 the initial Taylor weights where there are features. A gate whose name ends in one of the first three
 (``slow_momentum``) is of that kind.
 
+A memory of several parts (:class:`nested_jax.memory.TNT`) has the gates of each under its name, with an m of its own.
+
 With ``gate_rank=r`` gates are channel-wise, vectors [head_dim] that act on weights as :func:`nested_jax.rules.scale`
 says, and z = (x A) W + b, where A [dim, r] is shared by gates and heads (MIRAS §5.3). Our choice: all channels start at
 the value above; ``window`` goes through A too and stays one number per place; with ``step_per="chunk"``, whose one step
@@ -42,7 +44,7 @@ import optax
 from flax import linen as nn
 
 from nested_jax import rules
-from nested_jax.memory import objectives
+from nested_jax.memory import Memory, objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.layers import at_least_float32
 
@@ -55,12 +57,14 @@ class Gate(NamedTuple):
       initial: its value at the start; of a learning rate without the factor for momentum.
       maximum: the sigmoid's factor.
       size: numbers per token and head; None for a single one without an axis of its own.
+      part: of the memory that reads it, in `memory.parts`.
     """
 
     kind: str
     initial: float
     maximum: float = 1.0
     size: int | None = None
+    part: str = ""
 
 
 def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, Gate]:
@@ -84,8 +88,20 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
       learning_rate 0.015625 0.03125
       momentum 0.5 1.0
     """
-    memory, constants = config.memory, config.memory.gates()
-    maximum = config.max_learning_rate
+    channels = config.head_dim or head_dim
+    if config.gate_rank is not None and channels is None:
+        raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
+    table: dict[str, Gate] = {}
+    for part, memory in config.memory.parts.items():
+        prefix = f"{part}_" if part else ""
+        for name, gate in _part_table(config, memory, channels).items():
+            table[prefix + name] = gate._replace(part=part)
+    return table
+
+
+def _part_table(config: MemoryConfig, memory: Memory, channels: int | None) -> dict[str, Gate]:
+    """The gates of one of the layer's memories."""
+    constants, maximum = memory.gates(), config.max_learning_rate
     if maximum is None:
         with jax.ensure_compile_time_eval():
             length = 1.0 if config.features is None else float(jnp.sum(config.features.coefficients()))
@@ -99,20 +115,17 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
         "other": Gate("other", 0.5),
     }
     table = {name: kinds[_kind(name)] for name, constant in constants.items() if constant is None}
-    if config.gate_rank is not None:
-        channels = config.head_dim or head_dim
-        if channels is None:
-            raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
-        for name in _channel_wise(config, table, channels):
+    if config.gate_rank is not None and channels is not None:
+        for name in _channel_wise(config, memory, table, channels):
             table[name] = table[name]._replace(size=channels)
     if memory.window > 1:
         table["window"] = Gate("other", 0.5, size=memory.window)
     return table
 
 
-def _channel_wise(config: MemoryConfig, names: Collection[str], channels: int) -> list[str]:
-    """Which of the gates are channel-wise, where there is a `gate_rank`."""
-    memory, features = config.memory, config.features
+def _channel_wise(config: MemoryConfig, memory: Memory, names: Collection[str], channels: int) -> list[str]:
+    """Which of a memory's gates are channel-wise, where there is a `gate_rank`."""
+    features = config.features
     of_rule = [name for name in rules.gates(memory.rule) if name in names and memory.step_per == "token"]
     of_objective = [name for name in objectives.gates(memory.objective) if name in names]
     if not of_rule and not of_objective:
@@ -180,9 +193,9 @@ class Gates(nn.Module):
             name: gate.maximum * (part if gate.size else part[..., 0])
             for (name, gate), part in zip(self.table.items(), parts, strict=True)
         }
-        momenta = [values[name] for name, gate in self.table.items() if gate.kind == "momentum"]
+        momenta = [(gate.part, values[name]) for name, gate in self.table.items() if gate.kind == "momentum"]
         for name, gate in self.table.items():
             if gate.kind == "learning_rate":
-                for momentum in momenta:
-                    values[name] = values[name] * (1 - momentum)
+                for part, momentum in momenta:
+                    values[name] = values[name] * (1 - momentum) if part == gate.part else values[name]
         return values

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import MemoryState, objectives
+from nested_jax.memory import AnyState, Memory, objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
@@ -25,7 +25,7 @@ class MemoryLayerState(NamedTuple):
       convolution: the last inputs of the query, key and value convolutions, [B, width − 1, H · D] each; None without.
     """
 
-    memory: MemoryState
+    memory: AnyState
     convolution: dict[str, jax.Array] | None
 
 
@@ -94,7 +94,7 @@ class MemoryLayer(nn.Module):
     def _key_dim(self) -> int:
         return self.config.key_dim or self._head_dim
 
-    def _initial_weights(self, key: jax.Array) -> dict[str, jax.Array]:
+    def _initial_weights(self, key: jax.Array) -> dict[str, Any]:
         width, features = self._key_dim, self.config.features
         dim = (width if features is None else features.dim(width), self._head_dim)
         weights = jax.vmap(lambda k: self.config.memory.init(k, dim))(jax.random.split(key, self.config.heads))
@@ -158,12 +158,9 @@ class MemoryLayer(nn.Module):
         read, memory = step(state.memory, key[:, 0], value[:, 0], query[:, 0], self.gates(inputs))
         return self._emit(read, inputs), MemoryLayerState(memory, convolution)
 
-    def _initial_memory(self) -> dict[str, jax.Array]:
+    def _initial_memory(self) -> dict[str, Any]:
         weights = jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
-        mirrored = getattr(self.config.memory.rule, "mirrored", None)
-        if mirrored is None:
-            return weights
-        return jax.vmap(lambda one: jax.tree.map(mirrored[1].forward, one))(weights)
+        return jax.vmap(self.config.memory.constrain)(weights)
 
     def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
         if not self.config.conv:
@@ -200,9 +197,11 @@ class MemoryLayer(nn.Module):
     def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
         del queries
         memory = self.config.memory
-        targets = objectives.pack(memory.objective, values, scanned_gates)
         for name, gate in gates.items():
             self._record(name, jnp.mean(gate))
+        if not isinstance(memory, Memory):
+            return
+        targets = objectives.pack(memory.objective, values, scanned_gates)
         for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
             reader = dataclasses.replace(memory, read=read)
             found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
