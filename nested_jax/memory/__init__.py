@@ -1,19 +1,16 @@
 """Memories: network × objective × rule over a sequence."""
 
 from nested_jax.memory import features, networks, objectives
+from nested_jax.memory.any_memory import AnyMemory
 from nested_jax.memory.caching import Cached, CachedState
 from nested_jax.memory.memory import Memory, explain
 from nested_jax.memory.surprise import surprise
 from nested_jax.memory.tnt import TNT, TNTState
 from nested_jax.scan.state import MemoryState
 
-AnyMemory = Memory | TNT | Cached
-AnyState = MemoryState | TNTState | CachedState
-
 __all__ = [
     "TNT",
     "AnyMemory",
-    "AnyState",
     "Cached",
     "CachedState",
     "Memory",

@@ -336,9 +336,9 @@ class Cached:
 
     def _soup(self, cache: Cache) -> Memory:
         """The memory whose queries bring their mixture along: [T, D_k + 1 + N]."""
-        online = {"implementation": "scan"} if self.memory.chunk_size == 1 else {}
+        how = "scan" if self.memory.chunk_size == 1 else self.memory.implementation
         network = _Soup(self.memory.network, cache.weights, cache.keys.shape[-1])
-        return dataclasses.replace(self.memory, network=network, **online)
+        return dataclasses.replace(self.memory, network=network, implementation=how)
 
     def _fresh(self, memory: MemoryState) -> CachedState:
         """The state before the first token of a document."""

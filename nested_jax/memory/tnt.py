@@ -226,7 +226,7 @@ class TNT:
     ) -> tuple[jax.Array, TNTState]:
         """One token: the same numbers as `scan`, whose open chunks and shards it continues; see `Memory.step`."""
         self.global_memory._check_arrays(state.global_memory, key, value, query, 1)
-        given = self._given(state, dict(gates or {}))
+        given = self._given(state, {name: jnp.asarray(gate) for name, gate in (gates or {}).items()})
         y, after = self.global_memory.step(state.global_memory, key, value, query, given["global"])
         shards = []
         for number, (memory, size, shard) in enumerate(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import AnyState, Memory, objectives
+from nested_jax.memory import Cached, Memory, objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
@@ -25,7 +25,7 @@ class MemoryLayerState(NamedTuple):
       convolution: the last inputs of the query, key and value convolutions, [B, width − 1, H · D] each; None without.
     """
 
-    memory: AnyState
+    memory: Any
     convolution: dict[str, jax.Array] | None
 
 
@@ -74,6 +74,8 @@ class MemoryLayer(nn.Module):
                 CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
             )
         self.gates = Gates(gate_table(self.config, head_dim), heads, self.config.gate_rank)
+        if self._routed:
+            self.route = dense(heads * key_dim)
         self.norm = RMSNorm()
         self.gate = dense(heads * head_dim)
         self.output = dense(self.dim)
@@ -124,7 +126,7 @@ class MemoryLayer(nn.Module):
         heads, memory = self.config.heads, self.config.memory
         state = self.start(batch) if state is None else state
         query, key, value, convolution = self._project(inputs, state.convolution, segments)
-        gates = self.gates(inputs)
+        gates = self._gates(inputs)
         reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
 
         def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
@@ -152,15 +154,30 @@ class MemoryLayer(nn.Module):
         """
         query, key, value, convolution = self._project(inputs[:, None], state.convolution, None)
         if not learn:
-            read = jax.vmap(jax.vmap(self.config.memory.recall))(state.memory, query[:, 0, :, None])[:, :, 0]
+            asked = [query[:, 0, :, None]]
+            if self._routed:
+                asked.append(self._gates(inputs)["route"][:, :, None])
+            read = jax.vmap(jax.vmap(self.config.memory.recall))(state.memory, *asked)[:, :, 0]
             return self._emit(read, inputs), MemoryLayerState(state.memory, convolution)
         step = jax.vmap(jax.vmap(self.config.memory.step))
-        read, memory = step(state.memory, key[:, 0], value[:, 0], query[:, 0], self.gates(inputs))
+        read, memory = step(state.memory, key[:, 0], value[:, 0], query[:, 0], self._gates(inputs))
         return self._emit(read, inputs), MemoryLayerState(memory, convolution)
 
     def _initial_memory(self) -> dict[str, Any]:
         weights = jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
         return jax.vmap(self.config.memory.constrain)(weights)
+
+    @property
+    def _routed(self) -> bool:
+        return isinstance(self.config.memory, Cached) and self.config.memory.routed
+
+    def _gates(self, inputs: jax.Array) -> dict[str, jax.Array]:
+        """The gates of the memory, [..., H] or [..., H, D]; with "route", what a cache is asked by."""
+        gates = self.gates(inputs)
+        if not self._routed:
+            return gates
+        route = self.route(inputs).astype(at_least_float32(self.dtype))
+        return gates | {"route": self.expand(route.reshape(*inputs.shape[:-1], self.config.heads, -1))}
 
     def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
         if not self.config.conv:
@@ -197,8 +214,8 @@ class MemoryLayer(nn.Module):
     def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
         del queries
         memory = self.config.memory
-        for name, gate in gates.items():
-            self._record(name, jnp.mean(gate))
+        for name in self.gates.table:
+            self._record(name, jnp.mean(gates[name]))
         if not isinstance(memory, Memory):
             return
         targets = objectives.pack(memory.objective, values, scanned_gates)

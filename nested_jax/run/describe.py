@@ -100,7 +100,8 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
         row, note = _part(config, part, initial, gates)
         rows.append(row)
         notes.append(f"{name}: {note}" if name else note)
-    kind = "" if isinstance(config.memory, Memory) else f"{config.memory.about}; "
+    about = getattr(config.memory, "about", "")
+    kind = f"{about}; " if about else ""
     joined = [", ".join(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
     return joined, f"{config.heads} heads per block, {kind}{'; '.join(notes)}"
 

@@ -149,7 +149,7 @@ def test_pieces_documents_and_steps(kind):
         for t in range(start, T):
             one, now = step(now, *jax.tree.map(lambda x, t=t: x[t], inputs))
             close(one, y[t])
-        close(now, last)
+        close(now._replace(memory=now.memory.weights), last._replace(memory=last.memory.weights))
     if memory.routed:
         close(memory.recall(now, inputs[2][-1:], inputs[3]["route"][-1:])[0], y[-1])
     else:
@@ -210,7 +210,10 @@ def test_bad_input_is_named():
             lambda: memory.scan(state, keys, values, queries, gates | {"route": keys[:, 0]}),
             r"gates\['route'\]: expected",
         ),
-        (lambda: memory.scan(state, keys, values, queries, {"rate": keys[:, 0]}), "did you mean 'learning_rate'"),
+        (
+            lambda: memory.scan(state, keys, values, queries, {"learnin_rate": RATE}),
+            "did you mean 'learning_rate'",
+        ),
         (lambda: memory.scan(state, keys, values, queries, gates, jnp.zeros(2, bool)), r"reset: expected shape \(6,\)"),
     ):
         with pytest.raises(ValueError, match=words):
