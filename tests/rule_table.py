@@ -148,5 +148,4 @@ RULES = (
     RuleCase("elastic net", elastic_net, GATED),
     RuleCase("local elastic net", local_elastic_net, GATED),
     RuleCase("keep_norms", rules.keep_norms, {}, descends=False),
-    RuleCase("lact", rules.lact, MUON, matrices=True, descends=False),
 )
