@@ -16,7 +16,7 @@ from nested_jax.evals.generation import Generator
 from nested_jax.evals.sampling import Sampling
 from nested_jax.memory import TNT, Cached, Memory, objectives
 from nested_jax.memory.networks import MLP, GatedMLP, Linear
-from nested_jax.models import AttentionConfig, MemoryConfig, ModelConfig, gate_table
+from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, ModelConfig, gate_table
 from nested_jax.run.describe import describe_model
 from nested_jax.train.experiment import Experiment
 
@@ -51,11 +51,6 @@ def build(name: str) -> Built:
     return Built(config(name))
 
 
-every_memory = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("tnt", "cached"))) for name in MEMORIES]
-)
-
-
 def test_gates_of_parts_have_their_own_learning_rates():
     table = gate_table(config("deep tnt").memory)
     rates = {name: gate.maximum for name, gate in table.items() if gate.kind == "learning_rate"}
@@ -65,7 +60,8 @@ def test_gates_of_parts_have_their_own_learning_rates():
     assert list(gate_table(config("cached").memory)) == ["learning_rate", "decay"]
 
 
-@every_memory
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEMORIES)
 def test_obeys_the_laws(name, x64):
     """Causal; the same in parallel, in pieces and token by token; packed documents are separate ones."""
     built, given = build(name), tokens()
@@ -91,22 +87,17 @@ def test_obeys_the_laws(name, x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tnt", "cached", "lact"])
-def test_generates_what_the_model_says(name, x64):
-    """Prompts of different lengths, in parallel and token by token; without learning, too."""
-    built = build(name)
-    params, prompts = built.variables["params"], [[1, 2, 3], [4] * 9]
-    generator = Generator(built.model, params, Sampling(0))
-    drawn = generator(prompts, 5)[0] if callable(generator) else generator.generate(prompts, 5)[0]
-    for prompt, text in zip(prompts, drawn, strict=True):
-        said = [*prompt]
-        for token in text:
-            logits, _ = built.run(np.array([said]))
-            assert int(token) == int(jnp.argmax(logits[0, -1]))
-            said.append(int(token))
-    state = built.run(tokens())[1]
-    logits, after = built.model.apply(built.variables, tokens()[:, 0], state, False, method="step")
+def test_a_context_is_what_the_model_says(name, x64):
+    """Prompts of different lengths in two parts, in parallel and by steps; without learning nothing is written."""
+    built, given = build(name), tokens()
+    whole, _ = built.parallel(given)
+    generator = Generator(built.model, built.variables["params"], Sampling(0), chunk=1)
+    context = generator.read([given[0, :2].tolist(), given[1, :3].tolist()])
+    context = generator.read([given[0, 2:15].tolist(), given[1, 3:10].tolist()], context)
+    close(context.logits, jnp.stack([whole[0, 14], whole[1, 9]]))
+    logits, after = built.model.apply(built.variables, given[:, 0], context.state, False, method="step")
     assert jnp.isfinite(logits).all()
-    jax.tree.map(np.testing.assert_array_equal, after[0].memory, state[0].memory)
+    jax.tree.map(np.testing.assert_array_equal, after[0].memory, context.state[0].memory)
 
 
 @pytest.mark.slow
@@ -127,6 +118,20 @@ def test_is_described_diagnosed_and_overridden():
     assert "global: network Linear()" in text
     assert "local1: network Linear()" in text
     assert override(model, {"memory.memory.shard_size": "8"}).chunk_size == 8
+
+
+@pytest.mark.parametrize("name", ["tnt", "cached"])
+def test_runs_in_a_layer(name):
+    """Shapes alone: whole sequences and steps carry one and the same state."""
+    model = LanguageModel(dataclasses.replace(config(name), dtype="float32"))
+    first = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    start = jax.eval_shape(lambda variables: model.apply(variables, 2, method="start"), first)
+    logits, state = jax.eval_shape(model.apply, first, tokens())
+    assert logits.shape == (2, LENGTH, 16)
+    one, after = jax.eval_shape(lambda *xs: model.apply(*xs, method="step"), first, tokens()[:, 0], state)
+    assert one.shape == (2, 16)
+    for found in (state, after):
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(lambda x: (x.shape, x.dtype), start)
 
 
 @pytest.mark.slow
