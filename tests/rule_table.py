@@ -153,4 +153,5 @@ RULES = (
     RuleCase("bregman", bregman, GATED, descends=False, simplex=True),
     RuleCase("elastic net", elastic_net, GATED),
     RuleCase("local elastic net", local_elastic_net, GATED),
+    RuleCase("keep_norms", rules.keep_norms, {}, descends=False),
 )

@@ -271,8 +271,8 @@ class Generator:
         for part in jax.tree.leaves(context.state, is_leaf=lambda node: isinstance(node, parts)):
             if isinstance(part, ContextState):
                 places = np.maximum(places, part.position)
-            elif isinstance(part, MemoryLayerState) and part.memory.open is not None:
-                places = np.maximum(places, part.memory.open.position[:, 0])
+            elif isinstance(part, MemoryLayerState) and part.memory.position is not None:
+                places = np.maximum(places, part.memory.position[:, 0])
         return places
 
     def _blank_keys(self, rows: int) -> jax.Array:

@@ -95,6 +95,11 @@ class Memory:
                 "retain_first: expected False with step_per='chunk', where no token has decayed weights of its own"
             )
 
+    @property
+    def parts(self) -> dict[str, "Memory"]:
+        """The memories this one is made of, by name: itself, under the empty name."""
+        return {"": self}
+
     def init(self, key: jax.Array, dim: int | tuple[int, int]) -> dict[str, jax.Array]:
         """Initial weights: outer (meta-learned) parameters.
 
@@ -107,6 +112,18 @@ class Memory:
         """
         dim_k, dim_v = (dim, dim) if isinstance(dim, int) else dim
         return self.network.init(key, dim_k, dim_v)
+
+    def constrain(self, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Initial weights from parameters that are free to take any value.
+
+        Args:
+          params: arrays like the weights.
+
+        Returns:
+          The parameters, or where the weights are a map of an accumulator (`nj.rules.mirror`), their image.
+        """
+        mirrored = getattr(self.rule, "mirrored", None)
+        return dict(params) if mirrored is None else jax.tree.map(mirrored[1].forward, dict(params))
 
     def start(self, params: Mapping[str, jax.Array]) -> MemoryState:
         """The state of a memory that has seen nothing: weights `params`, held in f32 or wider.
@@ -176,16 +193,13 @@ class Memory:
           ValueError: if a shape does not fit, a gate is missing or unknown, or the implementation cannot run the rule.
         """
         gates = dict(gates or {})
-        self._check_arrays(state, keys, values, queries, 2)
-        tokens = keys.shape[0]
-        if values.shape[0] != tokens or queries.shape[0] != tokens:
-            raise ValueError(
-                f"values, queries: expected {tokens} tokens as in keys, got {values.shape[0]} and {queries.shape[0]}"
-            )
-        self._check_gates(state.weights, gates, (tokens,))
-        chunks = -(-tokens // self.chunk_size)
-        if reset is not None and jnp.shape(reset) != (chunks,):
-            raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
+        self._check_sequence(state, keys, values, queries)
+        self._check_gates(state.weights, gates, (keys.shape[0],))
+        check_reset(reset, keys.shape[0], self.chunk_size)
+        return self._scan(state, keys, values, queries, gates, reset)
+
+    def _scan(self, state: MemoryState, keys, values, queries, gates: Mapping[str, jax.Array], reset=None):
+        """`scan` without its checks, so that queries may be anything the network takes."""
         spec, packed, rest = self._split(values, gates)
         y, after = engine.scan(spec, state, keys, packed, queries, rest, reset)
         return y[:, : values.shape[-1]], after
@@ -216,7 +230,11 @@ class Memory:
         now = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
         self._check_arrays(state, key, value, query, 1)
         self._check_gates(state.weights, now, ())
-        spec, packed, rest = self._split(value, now)
+        return self._step(state, key, value, query, now)
+
+    def _step(self, state: MemoryState, key, value, query, gates: Mapping[str, jax.Array]):
+        """`step` without its checks."""
+        spec, packed, rest = self._split(value, gates)
         return engine.step(spec, state, key, packed, query, rest)
 
     def recall(self, state: MemoryState, queries: jax.Array) -> jax.Array:
@@ -272,6 +290,14 @@ class Memory:
         if got != expected:
             raise ValueError(f"keys, values: expected {expected} features as in the state's weights, got {got}")
 
+    def _check_sequence(self, state: MemoryState, keys, values, queries) -> None:
+        self._check_arrays(state, keys, values, queries, 2)
+        tokens = keys.shape[0]
+        if values.shape[0] != tokens or queries.shape[0] != tokens:
+            raise ValueError(
+                f"values, queries: expected {tokens} tokens as in keys, got {values.shape[0]} and {queries.shape[0]}"
+            )
+
     def _check_gates(
         self, weights: Mapping[str, jax.Array], gates: Mapping[str, jax.Array], leading: tuple[int, ...]
     ) -> None:
@@ -295,6 +321,13 @@ class Memory:
             raise ValueError(
                 f"gates: expected a value for {missing} at every token, or a constant in the rule; got {sorted(gates)}"
             )
+
+
+def check_reset(reset: jax.Array | None, tokens: int, chunk_size: int) -> None:
+    """Raises a ValueError unless there is one flag per chunk, or none at all."""
+    chunks = -(-tokens // chunk_size)
+    if reset is not None and jnp.shape(reset) != (chunks,):
+        raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
 
 
 def explain(memory: Memory, dim: int | tuple[int, int] = 64) -> None:

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from nested_jax import rules
-from nested_jax.memory import Memory, objectives
+from nested_jax.memory import AnyMemory, Memory, objectives
 from nested_jax.memory.continuum import check_periods
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import GatedMLP
@@ -25,7 +25,8 @@ class MemoryConfig:
     """A memory layer: which memory, in how many heads, and where its gates start.
 
     Attributes:
-      memory: the network, objective and rule, run once per head.
+      memory: the network, objective and rule, run once per head: `nj.Memory`, or one made of several (`nj.memory.TNT`,
+        `nj.memory.Cached`).
       heads: number of independent memories.
       head_dim: features of a head; None for dim / heads.
       key_dim: features of a head's keys and queries, before the feature map; None for head_dim.
@@ -42,7 +43,7 @@ class MemoryConfig:
         start of training.
     """
 
-    memory: Memory = dataclasses.field(default_factory=Memory)
+    memory: AnyMemory = dataclasses.field(default_factory=Memory)
     heads: int = 4
     head_dim: int | None = None
     key_dim: int | None = None

@@ -17,6 +17,7 @@ the initial Taylor weights where there are features. A gate whose name ends in o
 (``slow_momentum``) is of that kind.
 
 A start may be given for every head, and gates named in ``fixed`` stay there: W = 0 and b are no parameters then.
+A memory of several parts (:class:`nested_jax.memory.TNT`) has the gates of each under its name, with an m of its own.
 
 With ``gate_rank=r`` gates are channel-wise, vectors [head_dim] that act on weights as :func:`nested_jax.rules.scale`
 says, and z = (x A) W + b, where A [dim, r] is shared by gates and heads (MIRAS §5.3). Our choice: all channels start at
@@ -44,7 +45,7 @@ import optax
 from flax import linen as nn
 
 from nested_jax import rules
-from nested_jax.memory import objectives
+from nested_jax.memory import Memory, objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.layers import at_least_float32
 
@@ -58,6 +59,7 @@ class Gate(NamedTuple):
       maximum: the sigmoid's factor.
       size: numbers per token and head; None for a single one without an axis of its own.
       fixed: whether it stays at `initial`.
+      part: of the memory that reads it, in `memory.parts`.
     """
 
     kind: str
@@ -65,6 +67,13 @@ class Gate(NamedTuple):
     maximum: float = 1.0
     size: int | None = None
     fixed: bool = False
+    part: str = ""
+
+    def scaled(self, share: float) -> Gate:
+        """The gate with another unit."""
+        starts = self.initial
+        initial = tuple(share * start for start in starts) if isinstance(starts, tuple) else share * starts
+        return self._replace(initial=initial, maximum=share * self.maximum)
 
 
 def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, Gate]:
@@ -89,8 +98,23 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
       learning_rate 0.015625 0.03125
       momentum 0.5 1.0
     """
-    memory, constants = config.memory, config.memory.gates()
-    maximum = config.max_learning_rate
+    channels = config.head_dim or head_dim
+    if config.gate_rank is not None and channels is None:
+        raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
+    table: dict[str, Gate] = {}
+    for part, memory in config.memory.parts.items():
+        prefix = f"{part}_" if part else ""
+        for name, gate in _part_table(config, memory, channels, prefix).items():
+            table[prefix + name] = gate._replace(part=part)
+    for name in config.fixed:
+        if name not in table:
+            raise ValueError(f"fixed: expected gates without a constant, {[*table]}, got {name!r}")
+    return table
+
+
+def _part_table(config: MemoryConfig, memory: Memory, channels: int | None, prefix: str) -> dict[str, Gate]:
+    """The gates of one of the layer's memories; in `fixed` they have the prefix of its name."""
+    constants, maximum = memory.gates(), config.max_learning_rate
     if maximum is None:
         with jax.ensure_compile_time_eval():
             length = 1.0 if config.features is None else float(jnp.sum(config.features.coefficients()))
@@ -104,25 +128,21 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
         "other": Gate("other", 0.5),
     }
     table = {name: kinds[_kind(name)] for name, constant in constants.items() if constant is None}
-    for name in config.fixed:
-        if name not in table:
-            raise ValueError(f"fixed: expected gates without a constant, {[*table]}, got {name!r}")
-        table[name] = table[name]._replace(fixed=True)
-    if config.gate_rank is not None:
-        channels = config.head_dim or head_dim
-        if channels is None:
-            raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
+    for name in table:
+        if prefix + name in config.fixed:
+            table[name] = table[name]._replace(fixed=True)
+    if config.gate_rank is not None and channels is not None:
         learned = [name for name, gate in table.items() if not gate.fixed]
-        for name in _channel_wise(config, learned, channels):
+        for name in _channel_wise(config, memory, learned, channels):
             table[name] = table[name]._replace(size=channels)
     if memory.window > 1:
         table["window"] = Gate("other", 0.5, size=memory.window)
     return table
 
 
-def _channel_wise(config: MemoryConfig, names: Collection[str], channels: int) -> list[str]:
-    """Which of the gates are channel-wise, where there is a `gate_rank`."""
-    memory, features = config.memory, config.features
+def _channel_wise(config: MemoryConfig, memory: Memory, names: Collection[str], channels: int) -> list[str]:
+    """Which of a memory's gates are channel-wise, where there is a `gate_rank`."""
+    features = config.features
     of_rule = [name for name in rules.gates(memory.rule) if name in names and memory.step_per == "token"]
     of_objective = [name for name in objectives.gates(memory.objective) if name in names]
     if not of_rule and not of_objective:
@@ -177,11 +197,11 @@ class Gates(nn.Module):
                 starts = np.broadcast_to(self._starts(gate)[:, None], (self.heads, gate.size or 1))
                 start = jnp.asarray(starts if gate.size else starts[:, 0], dtype)
                 values[name] = jnp.broadcast_to(start, (*inputs.shape[:-1], *start.shape))
-        momenta = [values[name] for name, gate in self.table.items() if gate.kind == "momentum"]
+        momenta = [(gate.part, values[name]) for name, gate in self.table.items() if gate.kind == "momentum"]
         for name, gate in self.table.items():
             if gate.kind == "learning_rate":
-                for momentum in momenta:
-                    values[name] = values[name] * (1 - momentum)
+                for part, momentum in momenta:
+                    values[name] = values[name] * (1 - momentum) if part == gate.part else values[name]
         return {name: values[name] for name in self.table}
 
     def _starts(self, gate: Gate) -> np.ndarray:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import MemoryState
 from nested_jax.models.attention import AttentionLayer, AttentionState, weigh
 from nested_jax.models.config import AttentionConfig, MemoryConfig
 from nested_jax.models.layers import RMSNorm, at_least_float32, l2_normalise
@@ -131,7 +130,7 @@ class ContextState(NamedTuple):
     """
 
     memory: MemoryLayerState
-    retrieved: MemoryState
+    retrieved: Any
     key: jax.Array
     value: jax.Array
     position: jax.Array
@@ -249,7 +248,7 @@ class MemoryAsContext(_Hybrid):
         after = (begin + length) % size
         return self.combine(read, gate), ContextState(memory, retrieved, key, value, after)
 
-    def _retrieve(self, inputs: jax.Array, memory: MemoryState) -> jax.Array:
+    def _retrieve(self, inputs: jax.Array, memory: Any) -> jax.Array:
         """h: what the memory of the segments before answers, [B, T, dim]."""
         heads = self.memory_config.heads
         query = nn.silu(self.retrieve_query(inputs)).astype(at_least_float32(self.dtype))

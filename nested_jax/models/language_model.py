@@ -130,7 +130,7 @@ class LanguageModel(nn.Module):
 
     With ``mutable=["diagnostics"]`` every memory layer records the mean of each gate and two inner losses per token:
     ``inner_loss``, of reading the keys from the weights of the chunk's start, and ``inner_loss_after``, of reading
-    them as the layer's queries are read.
+    them as the layer's queries are read; a layer whose memory is not a single `nj.Memory` records gates alone.
 
     Attributes:
       config: sizes and kinds of block; checked when the model is used.

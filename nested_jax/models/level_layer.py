@@ -39,12 +39,7 @@ class LevelLayer(Memories):
         if self.config.max_learning_rate is not None:
             return table
         share = 1 / (8 * self.dim)
-        return {
-            name: gate._replace(initial=gate.initial * share, maximum=gate.maximum * share)
-            if gate.kind == "learning_rate"
-            else gate
-            for name, gate in table.items()
-        }
+        return {name: gate.scaled(share) if gate.kind == "learning_rate" else gate for name, gate in table.items()}
 
     def start(self, batch_size: int) -> MemoryLayerState:
         """Returns the state before the first token: the learned initial weights for every row."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import MemoryState, objectives
+from nested_jax.memory import Cached, Memory, objectives
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gate, Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
@@ -25,7 +25,7 @@ class MemoryLayerState(NamedTuple):
       convolution: the last inputs of the query, key and value convolutions, [B, width − 1, H · D] each; None without.
     """
 
-    memory: MemoryState
+    memory: Any
     convolution: dict[str, jax.Array] | None
 
 
@@ -75,20 +75,17 @@ class Memories(nn.Module):
     def _key_dim(self) -> int:
         return self.config.key_dim or self._head_dim
 
-    def _initial_weights(self, key: jax.Array) -> dict[str, jax.Array]:
+    def _initial_weights(self, key: jax.Array) -> dict[str, Any]:
         width, features = self._key_dim, self.config.features
         dim = (width if features is None else features.dim(width), self._head_dim)
         weights = jax.vmap(lambda k: self.config.memory.init(k, dim))(jax.random.split(key, self.config.heads))
         return jax.tree.map(jnp.float32, weights)
 
-    def _initial_memory(self) -> dict[str, jax.Array]:
+    def _initial_memory(self) -> dict[str, Any]:
         weights = jax.tree.map(lambda x: x.astype(at_least_float32(self.dtype)), self.initial)
-        mirrored = getattr(self.config.memory.rule, "mirrored", None)
-        if mirrored is None:
-            return weights
-        return jax.vmap(lambda one: jax.tree.map(mirrored[1].forward, one))(weights)
+        return jax.vmap(self.config.memory.constrain)(weights)
 
-    def _fresh(self, batch_size: int) -> MemoryState:
+    def _fresh(self, batch_size: int) -> Any:
         """The learned initial weights for every row, [B, H, ...]."""
         one = jax.vmap(self.config.memory.start)(self._initial_memory())
         return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one)
@@ -96,16 +93,16 @@ class Memories(nn.Module):
     def _scan(
         self,
         inputs: jax.Array,
-        state: MemoryState,
+        state: Any,
         query: jax.Array,
         key: jax.Array,
         value: jax.Array,
         segments: jax.Array | None,
-    ) -> tuple[jax.Array, MemoryState]:
+    ) -> tuple[jax.Array, Any]:
         """T tokens, all heads and rows at once: q, k, v [B, T, H, D], gates from `inputs` -> [B, T, H, D], state."""
         batch, length = inputs.shape[:2]
         heads, memory = self.config.heads, self.config.memory
-        gates = self.gates(inputs)
+        gates = self._gates(inputs)
         reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
 
         def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
@@ -126,24 +123,35 @@ class Memories(nn.Module):
     def _step(
         self,
         inputs: jax.Array,
-        state: MemoryState,
+        state: Any,
         query: jax.Array,
         key: jax.Array,
         value: jax.Array,
         learn: bool,
-    ) -> tuple[jax.Array, MemoryState]:
+    ) -> tuple[jax.Array, Any]:
         """One token: q, k, v [B, H, D], gates from `inputs` [B, dim] -> [B, H, D] and the next state."""
         if not learn:
-            return jax.vmap(jax.vmap(self.config.memory.recall))(state, query[:, :, None])[:, :, 0], state
+            return self._recall(inputs, state, query), state
         step = jax.vmap(jax.vmap(self.config.memory.step))
-        return step(state, key, value, query, self.gates(inputs))
+        return step(state, key, value, query, self._gates(inputs))
+
+    def _gates(self, inputs: jax.Array) -> dict[str, jax.Array]:
+        """The gates of the memory, [..., H] or [..., H, D]."""
+        return self.gates(inputs)
+
+    def _recall(self, inputs: jax.Array, state: Any, query: jax.Array) -> jax.Array:
+        """What memories answer to [B, H, D], as they are."""
+        del inputs
+        return jax.vmap(jax.vmap(self.config.memory.recall))(state, query[:, :, None])[:, :, 0]
 
     def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
         del queries
         memory = self.config.memory
+        for name in self.gates.table:
+            self._record(name, jnp.mean(gates[name]))
+        if not isinstance(memory, Memory):
+            return
         targets = objectives.pack(memory.objective, values, scanned_gates)
-        for name, gate in gates.items():
-            self._record(name, jnp.mean(gate))
         for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
             reader = dataclasses.replace(memory, read=read)
             found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
@@ -183,6 +191,8 @@ class MemoryLayer(Memories):
             self.convolve_query, self.convolve_key, self.convolve_value = (
                 CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
             )
+        if self._routed:
+            self.route = dense(heads * key_dim)
         self.norm = RMSNorm()
         self.gate = dense(heads * head_dim)
         self.output = dense(self.dim)
@@ -223,6 +233,24 @@ class MemoryLayer(Memories):
         query, key, value = (x[:, 0] for x in (query, key, value))
         read, memory = self._step(inputs, state.memory, query, key, value, learn)
         return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+
+    @property
+    def _routed(self) -> bool:
+        return isinstance(self.config.memory, Cached) and self.config.memory.routed
+
+    def _gates(self, inputs: jax.Array) -> dict[str, jax.Array]:
+        """The gates of the memory, [..., H] or [..., H, D]; with "route", what a cache is asked by."""
+        gates = self.gates(inputs)
+        if not self._routed:
+            return gates
+        route = self.route(inputs).astype(at_least_float32(self.dtype))
+        return gates | {"route": self.expand(route.reshape(*inputs.shape[:-1], self.config.heads, -1))}
+
+    def _recall(self, inputs: jax.Array, state: Any, query: jax.Array) -> jax.Array:
+        if not self._routed:
+            return super()._recall(inputs, state, query)
+        route, recall = self._gates(inputs)["route"], cast(Cached, self.config.memory).recall
+        return jax.vmap(jax.vmap(recall))(state, query[:, :, None], route[:, :, None])[:, :, 0]
 
     def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
         if not self.config.conv:

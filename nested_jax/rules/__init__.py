@@ -5,6 +5,7 @@ from nested_jax.rules._compose import EveryState, RunningMeanState, add, chain, 
 from nested_jax.rules._deep import DeepMomentumState, deep_momentum, unit_rows
 from nested_jax.rules._delta_descent import delta_gradient_descent
 from nested_jax.rules._gates import gates, read_gate, reads_inputs, scale
+from nested_jax.rules._lact import keep_norms, lact
 from nested_jax.rules._mirror import (
     Map,
     MirrorState,
@@ -51,6 +52,8 @@ __all__ = [
     "gradient_descent",
     "hebbian_momentum",
     "hope",
+    "keep_norms",
+    "lact",
     "m3",
     "memora",
     "mirror",

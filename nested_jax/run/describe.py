@@ -1,15 +1,17 @@
 """`describe`: what a model is made of, level by level, as text."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from nested_jax.memory import Memory
 from nested_jax.models import (
     AttentionConfig,
+    Gate,
     LanguageModel,
     LevelsState,
     MemoryConfig,
@@ -122,16 +124,35 @@ def _per_token(size: int, length: int) -> list[str]:
 
 
 def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str]:
-    memory = config.memory
+    table = gate_table(config, _dims(config.memory.parts, mixers[0]["initial"])[1])
+    rows, notes = [], []
+    for name, part in config.memory.parts.items():
+        initial = [mixer["initial"][name] if name else mixer["initial"] for mixer in mixers]
+        gates = {gate.removeprefix(f"{name}_"): found for gate, found in table.items() if found.part == name}
+        row, note = _part(config, part, initial, gates)
+        rows.append(row)
+        notes.append(f"{name}: {note}" if name else note)
+    about = getattr(config.memory, "about", "")
+    kind = f"{about}; " if about else ""
+    joined = [", ".join(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
+    return joined, f"{config.heads} heads per block, {kind}{'; '.join(notes)}"
+
+
+def _dims(parts: Mapping[str, Memory], initial: Any) -> tuple[int, int]:
+    """(D_k, D_v) of a layer's memories, from their initial weights with an axis of heads."""
+    name, part = next(iter(parts.items()))
+    weights = initial[name] if name else initial
+    shapes: dict[str, Any] = {leaf: jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for leaf, w in weights.items()}
+    return part.network.dims(shapes)
+
+
+def _part(
+    config: MemoryConfig, memory: Memory, initial: Sequence[Any], table: Mapping[str, Gate]
+) -> tuple[list[str], str]:
     period = "1 token" if memory.step_per == "token" else f"{memory.chunk_size} tokens"
-    weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
-    shapes: dict[str, Any] = {
-        name: jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for name, w in mixers[0]["initial"].items()
-    }
-    dims = memory.network.dims(shapes)
-    table = gate_table(config, dims[1])
+    weights = sum(map(parameter_count, initial))
     wide = [name for name, gate in table.items() if gate.size and name != "window"]
-    plan = memory.plan(dims, wide)
+    plan = memory.plan(_dims({"": memory}, initial[0]), wide)
     window = f", losses of the last {memory.window} tokens" if memory.window > 1 else ""
     constants = [f"{name} {value}" for name, value in gates(memory.rule).items() if value is not None]
     constants += [f"{name} {gate.initial}" for name, gate in table.items() if gate.fixed]
@@ -139,7 +160,7 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
     fixed = f" (constant: {', '.join(constants)})" if constants else ""
     rank = f" (channel-wise, by rank {config.gate_rank}: {', '.join(wide)})" if wide else ""
     note = (
-        f"{config.heads} heads per block, network {_network(memory.network)}, {weights:,} weights learn while reading; "
+        f"network {_network(memory.network)}, {weights:,} weights learn while reading; "
         f"gradients at the weights of the start of each chunk of {memory.chunk_size}{window}; read {memory.read}; "
         f"gates per token: {', '.join(learned) or 'none'}{rank}{fixed}; run as {plan.implementation} ({plan.reason})"
     )

@@ -81,6 +81,11 @@ class MemoryState:
     window: Window | None
     open: Open | None
 
+    @property
+    def position(self) -> jax.Array | None:
+        """Tokens of the open chunk that were written, 0 between chunks; None where there are no open chunks."""
+        return None if self.open is None else self.open.position
+
 
 class Carry(NamedTuple):
     """The part of the state that changes from chunk to chunk."""

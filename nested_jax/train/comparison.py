@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nested_jax.data import TextConfig
+from nested_jax.memory import Memory
 from nested_jax.models import SIZES, MemoryConfig, ModelConfig, family
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
@@ -58,7 +59,10 @@ class Row:
 
 def changed_memory(config: ModelConfig, **fields: Any) -> dict[str, MemoryConfig]:
     """The change of a row that replaces fields of `nested_jax.Memory`."""
-    memory = replace(config.memory.memory, **fields)
+    memory = config.memory.memory
+    if not isinstance(memory, Memory):
+        raise ValueError(f"config: expected a model with an nj.Memory, got {type(memory).__name__}")
+    memory = replace(memory, **fields)
     return {"memory": replace(config.memory, memory=memory)}
 
 
