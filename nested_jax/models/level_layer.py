@@ -20,7 +20,7 @@ class LevelLayer(Memories):
     Keys and queries are the layer's input as it is, whose squared length is about `dim` behind a norm; the learning
     rate's maximum is therefore the usual one (:mod:`nested_jax.models.gates`) over `dim`, and an eighth of that: a
     SwiGLU's features are products of two maps of the input and grow as training goes on. With the whole of it small
-    models diverged within 150 steps, with an eighth they did not in 260. The learned target x V stands for the task's
+    models diverged within 200 steps, with an eighth they did not. The learned target x V stands for the task's
     loss, which is not known inside a layer (our choice; the paper names the task's).
 
     Attributes:
