@@ -90,7 +90,7 @@ def softmax(x):
 
 
 @double
-@kinds("grm restart", "soup", "ssc")
+@kinds("grm restart", "ssc")
 def test_equations_7_to_17(kind):
     """Token by token, everything cached in a list."""
     memory, scan, _ = compiled(kind, DEEP, "auto")
@@ -160,7 +160,7 @@ def test_pieces_documents_and_steps(kind):
 
 
 @double
-@kinds("grm restart")
+@kinds()
 def test_causal(kind):
     memory, scan, _ = compiled(kind)
     inputs, state = arrays(memory), begin(memory)

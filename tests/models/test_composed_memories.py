@@ -126,7 +126,7 @@ def test_is_described_diagnosed_and_overridden():
     assert override(model, {"memory.memory.shard_size": "8"}).chunk_size == 8
 
 
-@pytest.mark.parametrize("name", ["tnt", "cached"])
+@pytest.mark.parametrize("name", ["cached", pytest.param("tnt", marks=pytest.mark.slow)])
 def test_runs_in_a_layer(name):
     """Shapes alone: whole sequences and steps carry one and the same state."""
     model = LanguageModel(dataclasses.replace(config(name), dtype="float32"))
