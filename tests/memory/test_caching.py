@@ -25,10 +25,13 @@ KINDS = {
     "soup restart": {"combine": "soup", "restart": True},
     "ssc": {"combine": "ssc", "top_k": 2},
 }
-QUICK = ("grm restart", "soup", "ssc")
-every_kind = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in QUICK)) for kind in KINDS]
-)
+
+
+def kinds(*quick: str):
+    """All kinds, the others slow."""
+    return pytest.mark.parametrize(
+        "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in quick)) for kind in KINDS]
+    )
 
 
 def cached(kind: str, network=LINEAR, implementation: str = "scan") -> nj.memory.Cached:
@@ -87,7 +90,7 @@ def softmax(x):
 
 
 @double
-@every_kind
+@kinds("grm restart", "ssc")
 def test_equations_7_to_17(kind):
     """Token by token, everything cached in a list."""
     memory, scan, _ = compiled(kind, DEEP, "auto")
@@ -127,7 +130,7 @@ def test_a_soup_of_linear_memories_is_their_mixture():
 
 
 @double
-@every_kind
+@kinds("grm restart")
 def test_pieces_documents_and_steps(kind):
     """Pieces handed over and packed documents are what they should be; steps go on from any place."""
     memory, scan, step = compiled(kind)
@@ -157,7 +160,7 @@ def test_pieces_documents_and_steps(kind):
 
 
 @double
-@pytest.mark.parametrize("kind", QUICK)
+@kinds()
 def test_causal(kind):
     memory, scan, _ = compiled(kind)
     inputs, state = arrays(memory), begin(memory)

@@ -31,7 +31,9 @@ def newton_schulz(g, a=3.4445, b=-4.7750, c=2.0315):
     return x
 
 
-@pytest.mark.parametrize("variant", ["gradient_descent", "momentum", "muon"])
+@pytest.mark.parametrize(
+    "variant", ["muon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gradient_descent", "momentum"))]
+)
 def test_algorithm_1(variant, x64):
     """Apply, then update, chunk by chunk; a last short chunk, too."""
     network = nj.networks.GatedMLP(expansion=2, activation=jax.nn.silu, residual=False)

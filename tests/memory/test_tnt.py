@@ -11,7 +11,7 @@ import nested_jax as nj
 
 double = pytest.mark.usefixtures("x64")
 
-T, D, COARSE, SIZES, CUT = 21, 4, 4, (4, 8), 8
+T, D, COARSE, SIZES, SHARD, CUT = 21, 4, 4, (4, 8), 8, 16
 RNG = np.random.default_rng(0)
 K, V, Q = RNG.normal(size=(3, T, D))
 K, Q = 0.6 * K, Q / np.linalg.norm(Q, axis=-1, keepdims=True)
@@ -30,7 +30,7 @@ def tiny() -> nj.memory.TNT:
     """Linear memories, token by token: little to compile."""
     options = {"rule": nj.rules.gradient_descent(), "implementation": "scan"}
     coarse, fine = (nj.Memory(nj.networks.Linear(), chunk_size=chunk, **options) for chunk in (COARSE, 2))
-    return nj.memory.TNT(coarse, (fine,), shard_size=CUT)
+    return nj.memory.TNT(coarse, (fine,), shard_size=SHARD)
 
 
 @functools.cache
@@ -149,7 +149,7 @@ def test_pieces_documents_and_steps(kind):
     second, after = scan(between, *part(inputs, CUT))
     close(jnp.concatenate([first, second]), y)
     close(after, last)
-    packed, end = scan(state, *inputs, jnp.array([False, True, False]))
+    packed, end = scan(state, *inputs, jnp.array([False, False, True]))
     alone, separate = scan(state, *part(inputs, CUT))
     close(packed, jnp.concatenate([first, alone]))
     close(end, separate)
@@ -159,6 +159,8 @@ def test_pieces_documents_and_steps(kind):
         for t in range(start, T):
             one, now = step(now, *jax.tree.map(lambda x, t=t: x[t], inputs))
             close(one, y[t])
+            if t == CUT - 1:
+                close(memory.recall(now, inputs[2]), memory.recall(between, inputs[2]))
         close(now.position, last.position)
     close(memory.recall(now, inputs[2]), memory.recall(last, inputs[2]))
 
@@ -176,8 +178,8 @@ def test_causal_and_local():
     deaf = {"learning_rate": inputs[3]["learning_rate"], "global_learning_rate": jnp.zeros(T)}
     keys, values, queries, _ = inputs
     (one, _), (two, _) = (scan(state, k, values, queries, deaf) for k in (keys, keys.at[10].add(0.3)))
-    np.testing.assert_array_equal(one[2 * CUT :], two[2 * CUT :])
-    assert not np.allclose(one[10 : 2 * CUT], two[10 : 2 * CUT])
+    np.testing.assert_array_equal(one[2 * SHARD :], two[2 * SHARD :])
+    assert not np.allclose(one[10 : 2 * SHARD], two[10 : 2 * SHARD])
 
 
 @double

@@ -17,6 +17,7 @@ from nested_jax.evals.sampling import Sampling
 from nested_jax.memory import TNT, Cached, Memory, objectives
 from nested_jax.memory.networks import MLP, GatedMLP, Linear
 from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, ModelConfig, gate_table
+from nested_jax.models.gates import Gates
 from nested_jax.run.describe import describe_model
 from nested_jax.train.experiment import Experiment
 
@@ -58,6 +59,11 @@ def test_gates_of_parts_have_their_own_learning_rates():
     assert {gate.part for gate in table.values()} == {"global", "local1", "local2"}
     assert "local2_momentum" not in table
     assert list(gate_table(config("cached").memory)) == ["learning_rate", "decay"]
+    module, inputs = Gates(table, 2), jnp.ones((1, 8))
+    found = module.apply(module.init(jax.random.key(0), inputs), inputs)
+    starts = {name: 0.5 * rate * (1 if name.startswith("local2") else 0.5) for name, rate in rates.items()}
+    for name, start in starts.items():
+        np.testing.assert_allclose(found[name], start, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
@@ -120,7 +126,7 @@ def test_is_described_diagnosed_and_overridden():
     assert override(model, {"memory.memory.shard_size": "8"}).chunk_size == 8
 
 
-@pytest.mark.parametrize("name", ["tnt", "cached"])
+@pytest.mark.parametrize("name", ["cached", pytest.param("tnt", marks=pytest.mark.slow)])
 def test_runs_in_a_layer(name):
     """Shapes alone: whole sequences and steps carry one and the same state."""
     model = LanguageModel(dataclasses.replace(config(name), dtype="float32"))
