@@ -36,6 +36,11 @@ class SelfModifyingState(NamedTuple):
     memory: MemoryState
     generators: dict[str, MemoryState]
 
+    @property
+    def position(self) -> jax.Array | None:
+        """Tokens of the memory's open chunk that were written."""
+        return self.memory.position
+
 
 @dataclasses.dataclass(frozen=True)
 class SelfModifying:
@@ -109,11 +114,11 @@ class SelfModifying:
                 f"{self.generators.chunk_size}"
             )
         for name in self.static:
-            if name not in (*VECTORS, *self.gates):
-                raise ValueError(f"static: expected names among {(*VECTORS, *self.gates)}, got {name!r}")
+            if name not in (*VECTORS, *self.gate_names):
+                raise ValueError(f"static: expected names among {(*VECTORS, *self.gate_names)}, got {name!r}")
 
     @property
-    def gates(self) -> tuple[str, ...]:
+    def gate_names(self) -> tuple[str, ...]:
         """The gates of both rules that have no constant."""
         both = {**self.memory.gates(), **self.generators.gates()}
         return tuple(name for name, constant in both.items() if constant is None)
@@ -121,14 +126,28 @@ class SelfModifying:
     @property
     def generated(self) -> tuple[str, ...]:
         """What memories generate."""
-        return tuple(name for name in (*VECTORS, *self.gates) if name not in self.static)
+        return tuple(name for name in (*VECTORS, *self.gate_names) if name not in self.static)
 
     @property
     def chunk_size(self) -> int:
         """The grid on which states are handed over and documents begin: the memory's chunk."""
         return self.memory.chunk_size
 
-    def init(self, key: jax.Array, dim: int) -> dict[str, dict[str, jax.Array]]:
+    @property
+    def parts(self) -> dict[str, Memory]:
+        """No parts whose gates a layer would compute: they are generated."""
+        return {}
+
+    def gates(self, weights: Any = None) -> dict[str, Any]:
+        """No gates that a caller has to give, but for `static`."""
+        del weights
+        return {}
+
+    def constrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Initial weights as they are."""
+        return dict(params)
+
+    def init(self, key: jax.Array, dim: int | tuple[int, int]) -> dict[str, dict[str, jax.Array]]:
         """Initial weights of all memories: outer (meta-learned) parameters.
 
         Args:
@@ -137,7 +156,14 @@ class SelfModifying:
 
         Returns:
           "memory" and the name of everything generated → a flat dict of weights.
+
+        Raises:
+          ValueError: for two different widths.
         """
+        if not isinstance(dim, int):
+            if dim[0] != dim[1]:
+                raise ValueError(f"dim: expected one width for keys and values, got {dim}")
+            dim = dim[0]
         names = ("memory", *self.generated)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         gates = self._maker("gates")
@@ -229,9 +255,14 @@ class SelfModifying:
         y, memory = self.memory.step(state.memory, made["key"][0], target, made["query"][0], written)
         return y, SelfModifyingState(memory, self._unstack(after))
 
-    def recall(self, state: SelfModifyingState, queries: jax.Array) -> jax.Array:
-        """What the memory answers to queries [T, D] as it is, without writing."""
-        return self.memory.recall(state.memory, queries)
+    def recall(
+        self, state: SelfModifyingState, inputs: jax.Array, given: Mapping[str, jax.Array] | None = None
+    ) -> jax.Array:
+        """What the memory answers to inputs [T, D] as it is, without writing; see `scan`."""
+        given = self._check(inputs, given, 2)
+        if "query" not in given:
+            given["query"] = _unit(self.generators.recall(state.generators["query"], inputs))
+        return self.memory.recall(state.memory, given["query"])
 
     def _maker(self, group: str) -> Memory:
         network: Any = self.generators.network
@@ -312,7 +343,7 @@ class SelfModifying:
                     made[name] = self._gate(name, answer[:, 0])
                 else:
                     made[name] = answer if name == "value" else _unit(answer)
-        return {name: made[name] for name in VECTORS}, {name: made[name] for name in self.gates}
+        return {name: made[name] for name in VECTORS}, {name: made[name] for name in self.gate_names}
 
     def _gate(self, name: str, answer: jax.Array) -> jax.Array:
         if name.endswith("learning_rate"):

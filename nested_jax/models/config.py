@@ -9,7 +9,7 @@ import jax
 import optax
 
 from nested_jax import rules
-from nested_jax.memory import AnyMemory, Memory, objectives
+from nested_jax.memory import AnyMemory, Memory, SelfModifying, objectives
 from nested_jax.memory.continuum import check_periods
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import GatedMLP
@@ -26,7 +26,7 @@ class MemoryConfig:
 
     Attributes:
       memory: the network, objective and rule, run once per head: `nj.Memory`, or one made of several (`nj.memory.TNT`,
-        `nj.memory.Cached`).
+        `nj.memory.Cached`, `nj.memory.SelfModifying`).
       heads: number of independent memories.
       head_dim: features of a head; None for dim / heads.
       key_dim: features of a head's keys and queries, before the feature map; None for head_dim.
@@ -73,6 +73,13 @@ class MemoryConfig:
                 raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {given}")
         if self.max_learning_rate is not None and not self.max_learning_rate > 0:
             raise ValueError(f"max_learning_rate must be positive or None, got {self.max_learning_rate}")
+        if isinstance(self.memory, SelfModifying):
+            gates = [name for name in self.memory.static if name in self.memory.gate_names]
+            if gates:
+                raise ValueError(f"memory.static must hold queries, keys and values only in a layer, got {gates}")
+            for name in ("head_dim", "key_dim", "features", "max_learning_rate", "gate_rank"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} must be None where memories generate keys and gates, got a value")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -243,6 +250,9 @@ class ModelConfig:
                 raise ValueError(f"blocks must hold kinds among {BLOCKS}, got {kind!r}")
         if WITH_MEMORY & set(self.kinds):
             self.memory.validate()
+            hybrids = sorted({"mag", "mal", "mac"} & set(self.kinds))
+            if hybrids and isinstance(self.memory.memory, SelfModifying):
+                raise ValueError(f"blocks must be of 'memory' where memories generate keys and gates, got {hybrids}")
             if self.memory.head_dim is None and self.dim % self.memory.heads:
                 raise ValueError(f"dim must be a multiple of memory.heads={self.memory.heads}, got {self.dim}")
         if "mac" in self.kinds and (self.attention.window or 0) % self.memory.memory.chunk_size:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax import rules
-from nested_jax.memory import Memory, objectives
+from nested_jax.memory import Memory, SelfModifying, objectives
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import MLP, GatedMLP, Linear
 from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
@@ -38,6 +38,7 @@ class Size(NamedTuple):
       omega: tokens of an Omega window.
       window: tokens that local attention sees; MAC's segments are an eighth.
       key_dim: features of a key before polynomial features.
+      periods: of the levels of a continuum memory; there is one more that never changes.
     """
 
     layers: int
@@ -49,11 +50,12 @@ class Size(NamedTuple):
     omega: int = 16
     window: int = 2048
     key_dim: int = 16
+    periods: tuple[int, ...] = (512, 128, 32)
 
 
 SIZES = {
-    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4),
-    "small": Size(2, 64, 4, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, key_dim=4),
+    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4, periods=(16, 4)),
+    "small": Size(2, 64, 4, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, key_dim=4, periods=(64, 16)),
     "170m": Size(12, 768, 16, 170e6),
     "340m": Size(24, 1024, 16, 340e6),
     "400m": Size(24, 1024, 16, 400e6),
@@ -268,6 +270,25 @@ def _sliding_window(size: Size) -> dict[str, Any]:
 def _lstm(size: Size) -> dict[str, Any]:
     """The recurrent baseline of Nested Learning's table 5."""
     return {"blocks": ("lstm",)}
+
+
+def _levels(size: Size) -> tuple[LevelConfig, ...]:
+    return (LevelConfig(), *(LevelConfig(period=period) for period in size.periods))
+
+
+@_family("hope")
+def _hope(size: Size) -> dict[str, Any]:
+    """NL 94-97: a self-modifying memory, then a continuum memory in place of the feed-forward layer."""
+    memory = Memory(rule=rules.hope(), chunk_size=size.chunk, read="start")
+    generators = dataclasses.replace(memory, chunk_size=max(size.chunk // 8, 1))
+    config = MemoryConfig(memory=SelfModifying(memory, generators), heads=size.heads)
+    return {"memory": config, "levels": _levels(size)}
+
+
+@_family("hope-attention")
+def _hope_attention(size: Size) -> dict[str, Any]:
+    """NL §8.3: attention over everything, then a continuum memory."""
+    return _transformer(size) | {"levels": _levels(size)}
 
 
 FAMILIES |= {f"titans-{kind}": _hybrid("titans-lmm", kind) for kind in ("mac", "mag", "mal")}

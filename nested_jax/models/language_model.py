@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from nested_jax.memory import SelfModifying
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import WITH_MEMORY, LevelConfig, ModelConfig
 from nested_jax.models.hybrids import ContextState, HybridState, MemoryAsContext, MemoryAsGate, MemoryAsLayer
@@ -16,6 +17,7 @@ from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
 from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.lstm import LSTMLayer, LSTMState
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
+from nested_jax.models.self_modifying_layer import SelfModifyingLayer
 
 BlockState = Any  # by the kind of block, see _STATES
 
@@ -61,7 +63,8 @@ class Block(nn.Module):
     def setup(self):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         if self.kind == "memory":
-            self.mixer = MemoryLayer(config.memory, config.dim, dtype)
+            layer = SelfModifyingLayer if isinstance(config.memory.memory, SelfModifying) else MemoryLayer
+            self.mixer = layer(config.memory, config.dim, dtype)
         elif self.kind == "attention":
             self.mixer = AttentionLayer(config.attention, config.dim, dtype)
         elif self.kind == "lstm":

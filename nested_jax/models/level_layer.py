@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -50,19 +52,21 @@ class LevelLayer(Memories):
     ) -> tuple[jax.Array, MemoryLayerState]:
         """Runs over T tokens, [B, T, dim] → [B, T, dim] and the next state; see :class:`MemoryLayer`."""
         state = self.start(inputs.shape[0]) if state is None else state
-        tokens = self._tokens(inputs)
-        read, memory = self._scan(inputs, state.memory, *tokens, segments)
+        read, memory = self._scan(state.memory, self._arguments(inputs), segments)
         return read[:, :, 0].astype(self.dtype), MemoryLayerState(memory, None)
 
     def step(
         self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
     ) -> tuple[jax.Array, MemoryLayerState]:
         """Runs one token, [B, dim] → [B, dim] and the next state; written only if `learn`."""
-        read, memory = self._step(inputs, state.memory, *self._tokens(inputs), learn)
+        arguments = self._arguments(inputs)
+        if not learn:
+            return self._recall(state.memory, arguments)[:, 0].astype(self.dtype), state
+        read, memory = self._step(state.memory, arguments)
         return read[:, 0].astype(self.dtype), MemoryLayerState(memory, None)
 
-    def _tokens(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Query, key and value, [..., 1, dim] each."""
+    def _arguments(self, inputs: jax.Array) -> tuple[Any, ...]:
+        """Key, value and query, [..., 1, dim] each, and gates."""
         wide = at_least_float32(self.dtype)
         key, value = (jnp.expand_dims(x.astype(wide), -2) for x in (inputs, self.value(inputs)))
-        return key, key, value
+        return key, value, key, self.gates(inputs)

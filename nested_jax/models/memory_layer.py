@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -90,19 +91,10 @@ class Memories(nn.Module):
         one = jax.vmap(self.config.memory.start)(self._initial_memory())
         return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one)
 
-    def _scan(
-        self,
-        inputs: jax.Array,
-        state: Any,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        segments: jax.Array | None,
-    ) -> tuple[jax.Array, Any]:
-        """T tokens, all heads and rows at once: q, k, v [B, T, H, D], gates from `inputs` -> [B, T, H, D], state."""
-        batch, length = inputs.shape[:2]
+    def _scan(self, state: Any, arguments: tuple[Any, ...], segments: jax.Array | None) -> tuple[jax.Array, Any]:
+        """T tokens, all heads and rows at once: what a memory's `scan` takes, [B, T, H, ...] -> [B, T, H, D], state."""
+        batch, length = jax.tree.leaves(arguments)[0].shape[:2]
         heads, memory = self.config.heads, self.config.memory
-        gates = self._gates(inputs)
         reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
 
         def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
@@ -112,49 +104,35 @@ class Memories(nn.Module):
             return jnp.moveaxis(x.reshape(batch, heads, *x.shape[1:]), 1, 2)
 
         if self.is_initializing():  # only the parameters matter then
-            return value, state
-        folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
-        arguments = folded, fold(key), fold(value), fold(query), jax.tree.map(fold, gates), reset
-        read, after = jax.vmap(memory.scan)(*arguments)
+            return jnp.zeros((batch, length, heads, self._head_dim), at_least_float32(self.dtype)), state
+        before = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+        folded: tuple[Any, ...] = before, *jax.tree.map(fold, arguments), reset
+        read, after = jax.vmap(memory.scan)(*folded)
         if self.is_mutable_collection("diagnostics"):
-            self._diagnose(gates, *arguments)
+            self._diagnose(*folded)
         return unfold(read), jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), after)
 
-    def _step(
-        self,
-        inputs: jax.Array,
-        state: Any,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        learn: bool,
-    ) -> tuple[jax.Array, Any]:
-        """One token: q, k, v [B, H, D], gates from `inputs` [B, dim] -> [B, H, D] and the next state."""
-        if not learn:
-            return self._recall(inputs, state, query), state
-        step = jax.vmap(jax.vmap(self.config.memory.step))
-        return step(state, key, value, query, self._gates(inputs))
+    def _step(self, state: Any, arguments: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+        """One token: what a memory's `step` takes, [B, H, ...] -> [B, H, D] and the next state."""
+        return jax.vmap(jax.vmap(self.config.memory.step))(state, *arguments)
 
-    def _gates(self, inputs: jax.Array) -> dict[str, jax.Array]:
-        """The gates of the memory, [..., H] or [..., H, D]."""
-        return self.gates(inputs)
-
-    def _recall(self, inputs: jax.Array, state: Any, query: jax.Array) -> jax.Array:
-        """What memories answer to [B, H, D], as they are."""
-        del inputs
+    def _recall(self, state: Any, arguments: tuple[Any, ...]) -> jax.Array:
+        """What memories answer to a token as they are, [B, H, D]."""
+        _, _, query, _ = arguments
         return jax.vmap(jax.vmap(self.config.memory.recall))(state, query[:, :, None])[:, :, 0]
 
-    def _diagnose(self, gates, state, keys, values, queries, scanned_gates, reset) -> None:
-        del queries
+    def _diagnose(self, *arguments: Any) -> None:
+        """Records gates and inner losses from what a scan was given."""
+        state, keys, values, _, gates, reset = arguments
         memory = self.config.memory
         for name in self.gates.table:
             self._record(name, jnp.mean(gates[name]))
         if not isinstance(memory, Memory):
             return
-        targets = objectives.pack(memory.objective, values, scanned_gates)
+        targets = objectives.pack(memory.objective, values, gates)
         for name, read in (("inner_loss", "start"), ("inner_loss_after", memory.read)):
             reader = dataclasses.replace(memory, read=read)
-            found, _ = jax.vmap(reader.scan)(state, keys, values, keys, scanned_gates, reset)
+            found, _ = jax.vmap(reader.scan)(state, keys, values, keys, gates, reset)
             losses = jax.vmap(objectives.Packed(memory.objective))(found, targets)
             self._record(name, jnp.sum(losses) / math.prod(keys.shape[:2]))
 
@@ -162,7 +140,94 @@ class Memories(nn.Module):
         self.sow("diagnostics", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
 
 
-class MemoryLayer(Memories):
+class Mixer(Memories):
+    """Memories in place of attention: norm per head and a SiLU gate before the output projection."""
+
+    def setup(self):
+        super().setup()
+        self.norm = RMSNorm()
+        self.gate = self.dense(self._head_dim)
+        self.output = nn.Dense(self.dim, use_bias=False, dtype=self.dtype)
+
+    def dense(self, width: int) -> nn.Dense:
+        """A map to `width` features per head."""
+        return nn.Dense(self.config.heads * width, use_bias=False, dtype=self.dtype)
+
+    def streams(self) -> dict[str, int]:
+        """What passes through a convolution, and its features per head."""
+        raise NotImplementedError
+
+    def arguments(
+        self, inputs: jax.Array, buffers: dict[str, jax.Array] | None, segments: jax.Array | None
+    ) -> tuple[tuple[Any, ...], dict[str, jax.Array] | None]:
+        """What the memory's `scan` takes between state and reset, [B, T, H, ...], and the next convolution buffers."""
+        raise NotImplementedError
+
+    def start(self, batch_size: int) -> MemoryLayerState:
+        """Returns the state before the first token: the learned initial weights for every row, empty buffers."""
+        if not self.config.conv:
+            return MemoryLayerState(self._fresh(batch_size), None)
+        shape, heads = (batch_size, self.config.conv - 1), self.config.heads
+        buffers = {name: jnp.zeros((*shape, heads * width), self.dtype) for name, width in self.streams().items()}
+        return MemoryLayerState(self._fresh(batch_size), buffers)
+
+    def __call__(
+        self, inputs: jax.Array, state: MemoryLayerState | None = None, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, MemoryLayerState]:
+        """Runs over T tokens, chunk by chunk, all heads and rows at once.
+
+        Args:
+          inputs: [B, T, dim].
+          state: what came before; None at the beginning of a document.
+          segments: optional [B, T], the document of each token; ``state`` is in document 0. Documents begin at chunk
+            starts.
+
+        Returns:
+          [B, T, dim] and the next state.
+        """
+        state = self.start(inputs.shape[0]) if state is None else state
+        arguments, convolution = self.arguments(inputs, state.convolution, segments)
+        read, memory = self._scan(state.memory, arguments, segments)
+        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+
+    def step(
+        self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
+    ) -> tuple[jax.Array, MemoryLayerState]:
+        """Runs one token: [B, dim] → [B, dim].
+
+        Unless `learn`, the token is not written, and read from the weights as they are, whatever `memory.read` says.
+        """
+        arguments, convolution = self.arguments(inputs[:, None], state.convolution, None)
+        arguments = jax.tree.map(lambda x: x[:, 0], arguments)
+        if learn:
+            read, memory = self._step(state.memory, arguments)
+        else:
+            read, memory = self._recall(state.memory, arguments), state.memory
+        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+
+    def _convolve(
+        self,
+        projected: dict[str, jax.Array],
+        convolutions: Mapping[str, CausalConvolution],
+        buffers: dict[str, jax.Array] | None,
+        segments: jax.Array | None,
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None]:
+        """Streams [B, T, H · D] through their convolutions, if there are any -> [B, T, H, D], and the next buffers."""
+        if buffers is not None:
+            mixed = {name: convolutions[name](x, buffers[name], segments) for name, x in projected.items()}
+            projected = {name: x for name, (x, _) in mixed.items()}
+            buffers = {name: buffer for name, (_, buffer) in mixed.items()}
+        wide = at_least_float32(self.dtype)
+        return {
+            name: x.astype(wide).reshape(*x.shape[:2], self.config.heads, -1) for name, x in projected.items()
+        }, buffers
+
+    def _emit(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
+        normed = self.norm(read).reshape(*read.shape[:-2], -1).astype(self.dtype)
+        return self.output(normed * nn.silu(self.gate(inputs)))
+
+
+class MemoryLayer(Mixer):
     """A sequence layer whose state is one memory per head, learning while it reads.
 
     As in Titans: linear q, k and v, each through a depthwise causal convolution and SiLU; q and k of length one;
@@ -181,105 +246,49 @@ class MemoryLayer(Memories):
 
     def setup(self):
         super().setup()
-        heads, head_dim, key_dim = self.config.heads, self._head_dim, self._key_dim
-
-        def dense(features: int) -> nn.Dense:
-            return nn.Dense(features, use_bias=False, dtype=self.dtype)
-
-        self.query, self.key, self.value = (dense(heads * width) for width in (key_dim, key_dim, head_dim))
+        widths = self.streams()
+        self.query, self.key, self.value = (self.dense(widths[name]) for name in ("query", "key", "value"))
         if self.config.conv:
             self.convolve_query, self.convolve_key, self.convolve_value = (
                 CausalConvolution(self.config.conv, self.dtype) for _ in range(3)
             )
         if self._routed:
-            self.route = dense(heads * key_dim)
-        self.norm = RMSNorm()
-        self.gate = dense(heads * head_dim)
-        self.output = dense(self.dim)
+            self.route = self.dense(self._key_dim)
         if self.config.features is not None:
             self.coefficients = self.param("coefficients", lambda _: jnp.float32(self.config.features.coefficients()))
 
-    def start(self, batch_size: int) -> MemoryLayerState:
-        """Returns the state before the first token: the learned initial weights for every row, empty buffers."""
-        return MemoryLayerState(self._fresh(batch_size), self._empty_buffers(batch_size))
+    def streams(self) -> dict[str, int]:
+        """Queries, keys and values."""
+        return {"query": self._key_dim, "key": self._key_dim, "value": self._head_dim}
 
-    def __call__(
-        self, inputs: jax.Array, state: MemoryLayerState | None = None, segments: jax.Array | None = None
-    ) -> tuple[jax.Array, MemoryLayerState]:
-        """Runs over T tokens, chunk by chunk, all heads and rows at once.
-
-        Args:
-          inputs: [B, T, dim].
-          state: what came before; None at the beginning of a document.
-          segments: optional [B, T], the document of each token; ``state`` is in document 0. Documents begin at chunk
-            starts.
-
-        Returns:
-          [B, T, dim] and the next state.
-        """
-        state = self.start(inputs.shape[0]) if state is None else state
-        query, key, value, convolution = self._project(inputs, state.convolution, segments)
-        read, memory = self._scan(inputs, state.memory, query, key, value, segments)
-        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
-
-    def step(
-        self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
-    ) -> tuple[jax.Array, MemoryLayerState]:
-        """Runs one token: [B, dim] → [B, dim].
-
-        Unless `learn`, the token is not written, and read from the weights as they are, whatever `memory.read` says.
-        """
-        query, key, value, convolution = self._project(inputs[:, None], state.convolution, None)
-        query, key, value = (x[:, 0] for x in (query, key, value))
-        read, memory = self._step(inputs, state.memory, query, key, value, learn)
-        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+    def arguments(
+        self, inputs: jax.Array, buffers: dict[str, jax.Array] | None, segments: jax.Array | None
+    ) -> tuple[tuple[Any, ...], dict[str, jax.Array] | None]:
+        """Keys and queries (features of them), values, gates; with "route", what a cache is asked by."""
+        projected = {"query": self.query(inputs), "key": self.key(inputs), "value": self.value(inputs)}
+        convolutions: dict[str, CausalConvolution] = {}
+        if buffers is not None:
+            convolutions = {"query": self.convolve_query, "key": self.convolve_key, "value": self.convolve_value}
+        mixed, buffers = self._convolve(projected, convolutions, buffers, segments)
+        query, key, value = (nn.silu(x) for x in mixed.values())
+        query, key, value = l2_normalise(query), l2_normalise(key), value * self._head_dim**-0.5
+        gates = self.gates(inputs)
+        if self._routed:
+            route = self.route(inputs).astype(at_least_float32(self.dtype))
+            gates |= {"route": self.expand(route.reshape(*inputs.shape[:-1], self.config.heads, -1))}
+        return (self.expand(key), value, self.expand(query), gates), buffers
 
     @property
     def _routed(self) -> bool:
         return isinstance(self.config.memory, Cached) and self.config.memory.routed
 
-    def _gates(self, inputs: jax.Array) -> dict[str, jax.Array]:
-        """The gates of the memory, [..., H] or [..., H, D]; with "route", what a cache is asked by."""
-        gates = self.gates(inputs)
+    def _recall(self, state: Any, arguments: tuple[Any, ...]) -> jax.Array:
         if not self._routed:
-            return gates
-        route = self.route(inputs).astype(at_least_float32(self.dtype))
-        return gates | {"route": self.expand(route.reshape(*inputs.shape[:-1], self.config.heads, -1))}
-
-    def _recall(self, inputs: jax.Array, state: Any, query: jax.Array) -> jax.Array:
-        if not self._routed:
-            return super()._recall(inputs, state, query)
-        route, recall = self._gates(inputs)["route"], cast(Cached, self.config.memory).recall
-        return jax.vmap(jax.vmap(recall))(state, query[:, :, None], route[:, :, None])[:, :, 0]
-
-    def _empty_buffers(self, batch_size: int) -> dict[str, jax.Array] | None:
-        if not self.config.conv:
-            return None
-        heads, dims = self.config.heads, {"query": self._key_dim, "key": self._key_dim, "value": self._head_dim}
-        shape = (batch_size, self.config.conv - 1)
-        return {name: jnp.zeros((*shape, heads * dim), self.dtype) for name, dim in dims.items()}
-
-    def _project(
-        self, inputs: jax.Array, buffers: dict[str, jax.Array] | None, segments: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array] | None]:
-        """Returns q, k (features of them) and v, [B, T, H, D] each, and the next convolution buffers."""
-        projected = {"query": self.query(inputs), "key": self.key(inputs), "value": self.value(inputs)}
-        if buffers is not None:
-            convolve = {"query": self.convolve_query, "key": self.convolve_key, "value": self.convolve_value}
-            mixed = {name: convolve[name](x, buffers[name], segments) for name, x in projected.items()}
-            projected = {name: x for name, (x, _) in mixed.items()}
-            buffers = {name: buffer for name, (_, buffer) in mixed.items()}
-        query, key, value = (
-            nn.silu(x).astype(at_least_float32(self.dtype)).reshape(*x.shape[:2], self.config.heads, -1)
-            for x in projected.values()
-        )
-        query, key, value = l2_normalise(query), l2_normalise(key), value * self._head_dim**-0.5
-        return self.expand(query), self.expand(key), value, buffers
+            return super()._recall(state, arguments)
+        _, _, query, gates = arguments
+        recall = cast(Cached, self.config.memory).recall
+        return jax.vmap(jax.vmap(recall))(state, query[:, :, None], gates["route"][:, :, None])[:, :, 0]
 
     def expand(self, inputs: jax.Array) -> jax.Array:
         """Queries or keys [..., head_dim] as the memory gets them: the feature map, if there is one."""
         return inputs if self.config.features is None else self.config.features(inputs, self.coefficients)
-
-    def _emit(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
-        normed = self.norm(read).reshape(*read.shape[:-2], -1).astype(self.dtype)
-        return self.output(normed * nn.silu(self.gate(inputs)))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nested_jax.memory import Memory
+from nested_jax.memory import Memory, SelfModifying
 from nested_jax.models import (
     AttentionConfig,
     Gate,
@@ -124,6 +124,8 @@ def _per_token(size: int, length: int) -> list[str]:
 
 
 def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str]:
+    if isinstance(config.memory, SelfModifying):
+        return _self_modifying(config, config.memory, mixers)
     table = gate_table(config, _dims(config.memory.parts, mixers[0]["initial"])[1])
     rows, notes = [], []
     for name, part in config.memory.parts.items():
@@ -136,6 +138,19 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
     kind = f"{about}; " if about else ""
     joined = [", ".join(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
     return joined, f"{config.heads} heads per block, {kind}{'; '.join(notes)}"
+
+
+def _self_modifying(config: MemoryConfig, memory: SelfModifying, mixers: Sequence[Any]) -> tuple[list[str], str]:
+    one, others = memory.memory, memory.generators
+    periods = " and ".join(str(size) for size in sorted({one.chunk_size, others.chunk_size}))
+    described = list(dict.fromkeys(describe_rule(part.rule) for part in (one, others)))
+    weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
+    note = (
+        f"{config.heads} heads per block, network {_network(one.network)}, {weights:,} weights learn while reading; "
+        f"{', '.join(memory.generated)} from memories with chunks of {others.chunk_size}, each writing its own values; "
+        f"static: {', '.join(memory.static) or 'none'}; gradients, keys and gates at the weights of the start of a chunk"
+    )
+    return [f"1 token (chunks {periods})", _objective(one.objective), "; ".join(described)], note
 
 
 def _dims(parts: Mapping[str, Memory], initial: Any) -> tuple[int, int]:
