@@ -43,7 +43,7 @@ class MemoryConfig:
         start of training.
     """
 
-    memory: AnyMemory = dataclasses.field(default_factory=Memory)
+    memory: AnyMemory | SelfModifying = dataclasses.field(default_factory=Memory)
     heads: int = 4
     head_dim: int | None = None
     key_dim: int | None = None

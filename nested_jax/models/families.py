@@ -54,7 +54,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4, periods=(16, 4)),
+    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4, periods=(8, 4)),
     "small": Size(2, 64, 4, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, key_dim=4, periods=(64, 16)),
     "170m": Size(12, 768, 16, 170e6),
     "340m": Size(24, 1024, 16, 340e6),

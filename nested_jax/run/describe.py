@@ -148,7 +148,7 @@ def _self_modifying(config: MemoryConfig, memory: SelfModifying, mixers: Sequenc
     note = (
         f"{config.heads} heads per block, network {_network(one.network)}, {weights:,} weights learn while reading; "
         f"{', '.join(memory.generated)} from memories with chunks of {others.chunk_size}, each writing its own values; "
-        f"static: {', '.join(memory.static) or 'none'}; gradients, keys and gates at the weights of the start of a chunk"
+        f"static: {', '.join(memory.static) or 'none'}; all at the weights of the start of a chunk"
     )
     return [f"1 token (chunks {periods})", _objective(one.objective), "; ".join(described)], note
 
