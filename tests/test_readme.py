@@ -37,6 +37,7 @@ RECIPES = {
     "Atlas": rules.atlas(),
     "DGD": rules.delta_gradient_descent(),
     "Hope": rules.hope(),
+    "LaCT": rules.lact(),
     "Moneta": rules.moneta(),
     "Yaad": rules.yaad(),
     "Memora": rules.memora(),

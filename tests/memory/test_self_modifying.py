@@ -61,8 +61,8 @@ def literal(weights, queries, decays=True, descends="delta"):
             if t % (LARGE if name == "memory" else SMALL) == 0:
                 frozen[name] = dict(live[name])
         k = answer("key", X[t], frozen["key"])[0]
-        k = k / np.sqrt(k @ k + 1e-6)
         v = answer("value", X[t], frozen["value"])[0]
+        k, v = k / np.sqrt(k @ k + 1e-6), v / np.sqrt(v @ v + 1e-6)
         eta = 0.9 * sigmoid(answer("learning_rate", X[t], frozen["learning_rate"])[0][0])
         alpha = sigmoid(answer("decay", X[t], frozen["decay"])[0][0] + np.log(0.1 / 0.9)) if decays else 0.0
         y.append(answer("memory", queries[t], frozen["memory"])[0])
