@@ -101,7 +101,7 @@ def quick_cases() -> list[Case]:
     """One case for every rule, without those made of the parts of others; few with a step per chunk."""
     alike = ("accumulate", "hebbian_momentum", "preconditioned_momentum", "yaad", "optax.ema", "omega", "momentum")
     alike += ("scale_by_learning_rate", "window", "every hold", "elastic net", "optax decayed", "optax.sgd")
-    alike += ("memora", "every", "optax schedule", "atlas", "keep_norms")
+    alike += ("memora", "every", "optax schedule", "atlas", "keep_norms", "bregman", "running_mean", "adagrad")
     found = [c for c in rule_cases(1) if not c.name.startswith(alike)]
     per_chunk = ("retention",)
     found = [c for c in found if c.memory.step_per == "token" or c.name.startswith(per_chunk)]

@@ -59,12 +59,12 @@ class SelfModifying:
     is switched on: `rules.hope()` is the paper's (delta gradient descent that forgets), `rules.titans()` and others are
     its ablations. Every gate that a rule has no constant for is generated.
 
-    Our choices, where the paper is silent: not only keys and queries but values too are divided by their length, without
-    which a memory's answers come back as its own targets and grow beyond all bounds (small models diverged within 25
-    steps); a gate is a number,
-    sigmoid(M(x) + b) times its maximum, with a fixed b that puts M(x) = 0 at the values below, and its memory, which
-    cannot be residual (D features to one), has an MLP's hidden width of expansion · D; on a layer's own input (the
-    hidden activations of an MLP) delta gradient descent is that of `rules.delta_gradient_descent`.
+    Our choices, where the paper is silent: not only keys and queries but values, too, are divided by their length,
+    without which a memory's answers come back as its own targets and grow beyond all bounds (small models diverged
+    within 25 steps); a gate is a number, sigmoid(M(x) + b) times its maximum, with a fixed b that puts M(x) = 0 at the
+    values below, and its memory, which cannot be residual (D features to one), has an MLP's hidden width of
+    expansion · D; on a layer's own input (the hidden activations of an MLP) delta gradient descent is that of
+    `rules.delta_gradient_descent`.
 
     Attributes:
       memory: the one that is read; `read="start"`.

@@ -102,6 +102,7 @@ def test_rows_write_what_they_write_alone(mixed):
     assert len(set(map(tuple, together))) == len(PROMPTS)
 
 
+@pytest.mark.slow
 def test_one_key_gives_each_row_and_each_token_its_own(mixed):
     key = jax.random.key(3)
     prompts = [b"aa"] * 4
@@ -129,6 +130,7 @@ def test_a_context_goes_on_as_one_text(mixed):
         close(after.logits[number], logits[-1])
 
 
+@pytest.mark.slow
 def test_pieces_of_any_size_are_the_same_text(mixed):
     expected, context = write(mixed.warm, PROMPTS, 7, key=jax.random.key(1))
     pieces = list(mixed.warm.stream(PROMPTS, 7, key=jax.random.key(1)))

@@ -210,6 +210,7 @@ def test_gates_at_their_ends_are_finite(gate):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_deep_memories_on_long_sequences_train_without_clipping():
     """Depth 4, 4096 tokens, 200 outer steps: finite all the way, and the loss falls."""
     memory = nj.Memory(network=nj.networks.MLP(depth=4, expansion=2), chunk_size=64)

@@ -172,6 +172,7 @@ def test_causal(kind):
 
 
 @double
+@pytest.mark.slow
 def test_outer_gradients_are_finite_differences():
     memory = cached("grm")
     inputs, start = part(arrays(memory), 0, 10), begin(memory).memory.initial

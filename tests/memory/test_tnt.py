@@ -139,7 +139,8 @@ def test_shards_side_by_side_are_resets_one_after_the_other():
 
 
 @double
-@pytest.mark.parametrize("kind", ["tiny", pytest.param("deep", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tiny", "deep"])
 def test_pieces_documents_and_steps(kind):
     """Pieces handed over and packed documents are what they should be; steps go on from any place."""
     memory, scan, step = compiled(kind)
@@ -166,6 +167,7 @@ def test_pieces_documents_and_steps(kind):
 
 
 @double
+@pytest.mark.slow
 def test_causal_and_local():
     """A token moves no output before it, and beyond its shard only through the global memory."""
     memory, scan, _ = compiled("tiny")

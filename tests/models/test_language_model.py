@@ -92,6 +92,9 @@ def build(name):
     return Built(STACKS[name]())
 
 
+QUICK = ("memory and window", "attention", "linear, no convolution", "lstm")
+
+
 def tokens():
     return np.random.default_rng(7).integers(0, VOCAB, (2, LENGTH))
 
@@ -100,12 +103,7 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), a, b)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("layer", "gate", "levels", "levels in turn")))
-        for name in STACKS
-    ]
-)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in STACKS])
 def stack(request, x64):
     """Each stack, in float64."""
     return build(request.param)

@@ -11,8 +11,20 @@ from rule_table import RULES
 
 from nested_jax import rules
 
-every_rule = pytest.mark.parametrize("case", RULES, ids=lambda case: case.name)
-gated_rule = pytest.mark.parametrize("case", [case for case in RULES if case.gates], ids=lambda case: case.name)
+COSTLY = ("deep_momentum", "adam outer product", "m3 additive", "local elastic net", "every hold", "keep_norms")
+
+
+def over(wanted):
+    """A test of every rule that is wanted; those that take long, or are much like another, are slow."""
+    cases = [
+        pytest.param(case, marks=[pytest.mark.slow] * (case.name in COSTLY), id=case.name)
+        for case in RULES
+        if wanted(case)
+    ]
+    return pytest.mark.parametrize("case", cases)
+
+
+every_rule, gated_rule = over(lambda case: True), over(lambda case: case.gates)
 
 
 def make_weights(case, dtype=jnp.float32, seed=0):
@@ -86,7 +98,7 @@ def test_float64(case, x64):
     assert dtypes(after) == dtypes(state)
 
 
-@pytest.mark.parametrize("case", [case for case in RULES if case.partial], ids=lambda case: case.name)
+@over(lambda case: case.partial)
 def test_passes_none_leaves(case):
     rule = case.constant()
     weights = make_weights(case) | {"frozen": None, "unused": jnp.ones([3, 4])}
@@ -125,7 +137,7 @@ def test_scans(case):
     assert_same(scanned, run(rule, weights, gradients_for(case)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", [case for case in RULES if case.descends], ids=lambda case: case.name)
+@over(lambda case: case.descends)
 def test_descends_on_least_squares(case):
     rule = case.constant()
     inputs = jax.random.normal(jax.random.key(0), [32, 3])
