@@ -98,14 +98,12 @@ def titans_cases(chunks: tuple[int, ...]) -> list[Case]:
 
 
 def quick_cases() -> list[Case]:
-    """One case for every rule, without those made of the parts of others; few with a step per chunk."""
-    alike = ("accumulate", "hebbian_momentum", "preconditioned_momentum", "yaad", "optax.ema", "omega", "momentum")
-    alike += ("scale_by_learning_rate", "window", "every hold", "elastic net", "optax decayed", "optax.sgd")
-    alike += ("memora", "every", "optax schedule", "atlas", "keep_norms", "bregman", "running_mean", "adagrad")
-    found = [c for c in rule_cases(1) if not c.name.startswith(alike)]
-    per_chunk = ("retention",)
-    found = [c for c in found if c.memory.step_per == "token" or c.name.startswith(per_chunk)]
-    return found + titans_cases((7,))[:2]
+    """One case for every kind of rule: linear, over stages, sequential, erasing, mirrored, by the clock, stock."""
+    kinds = ("retention", "newton_schulz", "gated_gradient_descent", "titans", "muon", "m3 deep", "hope")
+    kinds += ("delta_gradient_descent", "moneta", "optax.adam", "running_mean")
+    found = [c for c in rule_cases(1) if c.name.startswith(kinds)]
+    found = [c for c in found if c.memory.step_per == "token" or c.name.startswith("retention")]
+    return found + titans_cases((7,))[1:2]
 
 
 def online_cases() -> list[Case]:

@@ -25,7 +25,7 @@ def test_there_are_experiments():
     assert ROOT / "experiments" / "quickstart.py" in FILES
 
 
-@pytest.mark.parametrize("variant", ["", "tiny"])
+@pytest.mark.parametrize("variant", [pytest.param("", marks=pytest.mark.slow), "tiny"])
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 def test_builds_and_steps_abstractly(file, variant):
     experiment = configs.load(f"{file}:{variant}" if variant else str(file))

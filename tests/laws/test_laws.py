@@ -36,7 +36,9 @@ every_case = pytest.mark.parametrize(
     "case",
     [
         pytest.param(
-            c, marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule", "channels", "atlas")), id=c.name
+            c,
+            marks=[pytest.mark.slow] * c.name.startswith(("adam", "schedule", "channels", "atlas", "erasing")),
+            id=c.name,
         )
         for c in CASES
     ],

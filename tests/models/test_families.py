@@ -15,14 +15,16 @@ from nested_jax.run.describe import describe_model
 from nested_jax.train.experiment import Experiment
 
 
+@pytest.mark.parametrize(
+    "size", [pytest.param(s, marks=[pytest.mark.slow] * (s not in ("tiny", "1.3b"))) for s in SIZES]
+)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_has_the_parameters_its_size_says(name):
-    for size in SIZES:
-        config = family(name, size)
-        config.validate()
-        assert 0.2 < config.expansion < 6
-    for size in ("170m", "1.3b"):
-        assert abs(count(family(name, size)) / SIZES[size].parameters - 1) < 0.005
+def test_has_the_parameters_its_size_says(name, size):
+    config, parameters = family(name, size), SIZES[size].parameters
+    config.validate()
+    assert 0.2 < config.expansion < 6
+    if parameters is not None:
+        assert abs(count(config) / parameters - 1) < (0.03 if size == "small" else 0.005)
 
 
 @pytest.mark.parametrize("name", ["titans-mag", "gated-deltanet-h"])

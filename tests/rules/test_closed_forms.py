@@ -302,6 +302,7 @@ def test_maps_and_their_inverses(name, x64):
     close(map.forward(map.settled(map.inverse(weights))), weights, 1e-10)
 
 
+@pytest.mark.slow
 def test_moneta_with_p_and_q_of_two_is_l2(x64):
     keys, values = (jnp.stack(stream(9, (3,), seed)) for seed in (0, 1))
     found = []

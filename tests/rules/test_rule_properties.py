@@ -12,6 +12,7 @@ from rule_table import RULES
 from nested_jax import rules
 
 COSTLY = ("deep_momentum", "adam outer product", "m3 additive", "local elastic net", "every hold", "keep_norms")
+COSTLY += ("yaad", "elastic net", "accumulate", "m3", "hope")
 
 
 def over(wanted):

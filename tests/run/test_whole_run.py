@@ -149,6 +149,7 @@ def test_a_truncated_checkpoint(runs, capsys):
         victim.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_generate(runs, capsys, tmp_path):
     base, _ = runs
     prompt = tmp_path / "prompt.txt"
