@@ -99,7 +99,7 @@ def titans_cases(chunks: tuple[int, ...]) -> list[Case]:
 
 def quick_cases() -> list[Case]:
     """One case for every kind of rule: linear, over stages, sequential, erasing, mirrored, by the clock, stock."""
-    kinds = ("retention", "newton_schulz", "gated_gradient_descent", "titans", "muon", "m3 deep", "hope")
+    kinds = ("retention", "newton_schulz", "gated_gradient_descent", "titans", "m3 deep", "hope")
     kinds += ("delta_gradient_descent", "moneta", "optax.adam", "running_mean")
     found = [c for c in rule_cases(1) if c.name.startswith(kinds)]
     found = [c for c in found if c.memory.step_per == "token" or c.name.startswith("retention")]

@@ -92,6 +92,7 @@ def test_greedy_is_the_likeliest_token_of_each_whole_text_so_far(name, request):
         close(last, logits[-1])
 
 
+@pytest.mark.slow
 def test_rows_write_what_they_write_alone(mixed):
     keys = jax.random.split(jax.random.key(5), len(PROMPTS))
     together, context = write(mixed.warm, PROMPTS, 6, key=keys)

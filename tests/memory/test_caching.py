@@ -130,7 +130,7 @@ def test_a_soup_of_linear_memories_is_their_mixture():
 
 
 @double
-@kinds("grm restart")
+@kinds()
 def test_pieces_documents_and_steps(kind):
     """Pieces handed over and packed documents are what they should be; steps go on from any place."""
     memory, scan, step = compiled(kind)

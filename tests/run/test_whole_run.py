@@ -194,6 +194,7 @@ def test_generate_goes_on_from_a_state(runs, capsys, tmp_path):
     assert f"{state} is not a saved state, or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_eval(runs, capsys):
     base, _ = runs
     command = ["eval", CONFIG, f"--workdir={base}/whole", *LONGER]
