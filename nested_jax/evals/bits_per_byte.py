@@ -131,6 +131,20 @@ def resident_memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def whole_chunks(model: nn.Module, tokens: np.ndarray, chunk: int) -> tuple[int, int]:
+    """How a text is read in pieces: bytes per piece, on the model's chunk grid, and the number of whole pieces.
+
+    Raises:
+      ValueError: if there is no whole one.
+    """
+    grid = model.config.chunk_size
+    chunk = max(chunk // grid, 1) * grid
+    count = (len(tokens) - 1) // chunk
+    if count < 1:
+        raise ValueError(f"the text must hold a chunk of {chunk} bytes and one more; it has {len(tokens)}")
+    return chunk, count
+
+
 def stream(
     model: nn.Module, params: Params, tokens: np.ndarray, *, chunk: int = 1000, span: int = 100_000
 ) -> Iterator[Span]:
@@ -153,11 +167,7 @@ def stream(
     """
     if chunk < 1 or span < 1:
         raise ValueError(f"chunk and span are numbers of bytes, at least 1; got {chunk} and {span}")
-    grid = model.config.chunk_size
-    chunk = max(chunk // grid, 1) * grid
-    count = (len(tokens) - 1) // chunk
-    if count < 1:
-        raise ValueError(f"the text must hold a chunk of {chunk} bytes and one more; it has {len(tokens)}")
+    chunk, count = whole_chunks(model, tokens, chunk)
     per_span = max(span // chunk, 1)
 
     @jax.jit

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from nested_jax.evals.bits_per_byte import Params, nats
+from nested_jax.evals.bits_per_byte import Params, nats, whole_chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +92,7 @@ def learn_online(
     """
     if chunk < 1:
         raise ValueError(f"chunk is a number of bytes, at least 1; got {chunk}")
-    grid = model.config.chunk_size
-    chunk = max(chunk // grid, 1) * grid
-    count = (len(tokens) - 1) // chunk
-    if count < 1:
-        raise ValueError(f"the text must hold a chunk of {chunk} bytes and one more; it has {len(tokens)}")
+    chunk, count = whole_chunks(model, tokens, chunk)
     chosen = _choose(params, levels, chunk)
     return _read(model, params, tokens, levels, chosen, chunk, count)
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.memory.memory import Memory, check_reset
-from nested_jax.scan.operations import Network, Operations, Plain
+from nested_jax.memory.soup import Soup
+from nested_jax.scan.operations import Plain
 from nested_jax.scan.state import MemoryState, select
 
 COMBINATIONS = ("residual", "grm", "soup", "ssc")
@@ -337,7 +338,7 @@ class Cached:
     def _soup(self, cache: Cache) -> Memory:
         """The memory whose queries bring their mixture along: [T, D_k + 1 + N]."""
         how = "scan" if self.memory.chunk_size == 1 else self.memory.implementation
-        network = _Soup(self.memory.network, cache.weights, cache.keys.shape[-1])
+        network = Soup(self.memory.network, cache.weights, cache.keys.shape[-1])
         return dataclasses.replace(self.memory, network=network, implementation=how)
 
     def _fresh(self, memory: MemoryState) -> CachedState:
@@ -372,40 +373,3 @@ class Cached:
 def _running_means(keys: jax.Array) -> jax.Array:
     """The mean of a segment's keys up to each, [T, D]."""
     return jnp.cumsum(keys, axis=0) / jnp.arange(1, len(keys) + 1, dtype=keys.dtype)[:, None]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Soup:
-    """A network of averaged weights: a query [D_k + 1 + N] carries how much of its own and of N other weights to take.
-
-    A key [D_k], which writes, meets the memory's weights alone.
-    """
-
-    network: Network
-    weights: Mapping[str, jax.Array]
-    width: int
-
-    def init(self, key: jax.Array, dim_k: int, dim_v: int) -> dict[str, jax.Array]:
-        return self.network.init(key, dim_k, dim_v)
-
-    def dims(self, weights: Mapping[str, jax.Array]) -> tuple[int, int]:
-        return self.network.dims(weights)
-
-    def __call__(self, operations: Operations, x: jax.Array) -> jax.Array:
-        if x.shape[-1] == self.width:
-            return self.network(operations, x)
-        return self.network(_Averaged(operations, self.weights, x[:, self.width :]), x[:, : self.width])
-
-
-class _Averaged:
-    """Operations with the weights `mixture[t, 0] W_t + sum_i mixture[t, 1 + i] W_i`, W_t those of other operations."""
-
-    def __init__(self, operations: Operations, weights: Mapping[str, jax.Array], mixture: jax.Array):
-        self.operations, self.weights, self.mixture = operations, weights, mixture
-
-    def dense(self, name: str, x: jax.Array) -> jax.Array:
-        others = jnp.einsum("tn,td,nde->te", self.mixture[:, 1:], x, self.weights[name])
-        return self.mixture[:, :1] * self.operations.dense(name, x) + others
-
-    def vector(self, name: str) -> jax.Array:
-        return self.mixture[:, :1] * self.operations.vector(name) + self.mixture[:, 1:] @ self.weights[name]

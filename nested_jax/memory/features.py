@@ -102,3 +102,22 @@ def _monomials(dim: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
         for row in index.tolist()
     ]
     return index, np.array(weight)
+
+
+def l2_normalise(inputs: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    r"""Scales vectors to length one, smoothly at zero: :math:`x / \sqrt{\|x\|^2 + \epsilon}`.
+
+    Args:
+      inputs: [..., D].
+      epsilon: keeps value and gradient finite at zero.
+
+    Returns:
+      [..., D], of length just below one.
+
+    Example:
+      >>> l2_normalise(jnp.array([3.0, 4.0])).round(3).tolist()
+      [0.6000000238418579, 0.800000011920929]
+      >>> jax.grad(lambda x: l2_normalise(x).sum())(jnp.zeros(2)).tolist()
+      [1000.0, 1000.0]
+    """
+    return inputs * jax.lax.rsqrt(jnp.sum(jnp.square(inputs), axis=-1, keepdims=True) + epsilon)

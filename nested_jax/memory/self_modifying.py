@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from nested_jax import rules
 from nested_jax.memory import networks
-from nested_jax.memory.memory import Memory
+from nested_jax.memory.features import l2_normalise
+from nested_jax.memory.memory import Memory, check_reset
 from nested_jax.scan.state import MemoryState, chunk_start, select
 
 VECTORS = ("query", "key", "value")
@@ -140,11 +141,6 @@ class SelfModifying:
         """No parts whose gates a layer would compute: they are generated."""
         return {}
 
-    def gates(self, weights: Any = None) -> dict[str, Any]:
-        """No gates that a caller has to give, but for `static`."""
-        del weights
-        return {}
-
     def constrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Initial weights as they are."""
         return dict(params)
@@ -209,10 +205,7 @@ class SelfModifying:
         given = self._check(inputs, given, 2)
         tokens, size = inputs.shape[0], self.chunk_size
         full, rest = divmod(tokens, size)
-        if reset is not None and jnp.shape(reset) != (full + bool(rest),):
-            raise ValueError(
-                f"reset: expected shape ({full + bool(rest)},), one flag per chunk, got {jnp.shape(reset)}"
-            )
+        check_reset(reset, tokens, size)
         flags = jnp.zeros(full + bool(rest), bool) if reset is None else reset
         fresh, outputs = None if reset is None else self._fresh(state), []
 
@@ -263,7 +256,7 @@ class SelfModifying:
         """What the memory answers to inputs [T, D] as it is, without writing; see `scan`."""
         given = self._check(inputs, given, 2)
         if "query" not in given:
-            given["query"] = _unit(self.generators.recall(state.generators["query"], inputs))
+            given["query"] = l2_normalise(self.generators.recall(state.generators["query"], inputs))
         return self.memory.recall(state.memory, given["query"])
 
     def _maker(self, group: str) -> Memory:
@@ -273,11 +266,8 @@ class SelfModifying:
         return self.generators
 
     def _fresh(self, state: SelfModifyingState) -> SelfModifyingState:
-        def start(memory: Memory, state: MemoryState) -> MemoryState:
-            return dataclasses.replace(state, weights=state.initial, rule_state=memory.rule.init(state.initial))
-
-        makers = {name: start(self.generators, maker) for name, maker in state.generators.items()}
-        return SelfModifyingState(start(self.memory, state.memory), makers)
+        makers = {name: maker.initial for name, maker in state.generators.items()}
+        return self.start({"memory": state.memory.initial, **makers})
 
     def _chunk(
         self, state: SelfModifyingState, inputs: jax.Array, given: Mapping[str, jax.Array]
@@ -344,7 +334,7 @@ class SelfModifying:
                 if group == "gates":
                     made[name] = self._gate(name, answer[:, 0])
                 else:
-                    made[name] = _unit(answer)
+                    made[name] = l2_normalise(answer)
         return {name: made[name] for name in VECTORS}, {name: made[name] for name in self.gate_names}
 
     def _gate(self, name: str, answer: jax.Array) -> jax.Array:
@@ -371,7 +361,3 @@ class SelfModifying:
 
 def _of(memory: Memory, gates: Mapping[str, jax.Array]) -> dict[str, Any]:
     return {name: gates[name] for name, constant in memory.gates().items() if constant is None}
-
-
-def _unit(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + epsilon)

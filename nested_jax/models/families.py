@@ -301,7 +301,8 @@ def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
 
     Args:
       name: one of `FAMILIES`.
-      size: one of `SIZES`; those with a number have that many parameters, to within a feed-forward feature per block.
+      size: one of `SIZES`; those with a number have that many parameters, to within 8 feed-forward features
+        per block or level.
       **fields: fields of `ModelConfig` to replace; the parameters are counted with them.
 
     Returns:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from nested_jax.memory.features import l2_normalise
 from nested_jax.models.attention import AttentionLayer, AttentionState, weigh
 from nested_jax.models.config import AttentionConfig, MemoryConfig
-from nested_jax.models.layers import RMSNorm, at_least_float32, l2_normalise
+from nested_jax.models.layers import RMSNorm, at_least_float32
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 
 

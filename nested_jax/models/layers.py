@@ -1,4 +1,4 @@
-"""Small layers of the blocks: RMSNorm, L2 normalisation, SwiGLU and depthwise causal convolution (Titans §4.4)."""
+"""Small layers of the blocks: RMSNorm, SwiGLU and depthwise causal convolution (Titans §4.4)."""
 
 from __future__ import annotations
 
@@ -27,25 +27,6 @@ def rms_normalise(inputs: jax.Array, scale: jax.Array, epsilon: float = 1e-6) ->
     wide = inputs.astype(at_least_float32(inputs.dtype))
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
     return (normed * jnp.expand_dims(scale, range(inputs.ndim - 1))).astype(inputs.dtype)
-
-
-def l2_normalise(inputs: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    r"""Scales vectors to length one, smoothly at zero: :math:`x / \sqrt{\|x\|^2 + \epsilon}`.
-
-    Args:
-      inputs: [..., D].
-      epsilon: keeps value and gradient finite at zero.
-
-    Returns:
-      [..., D], of length just below one.
-
-    Example:
-      >>> l2_normalise(jnp.array([3.0, 4.0])).round(3).tolist()
-      [0.6000000238418579, 0.800000011920929]
-      >>> jax.grad(lambda x: l2_normalise(x).sum())(jnp.zeros(2)).tolist()
-      [1000.0, 1000.0]
-    """
-    return inputs * jax.lax.rsqrt(jnp.sum(jnp.square(inputs), axis=-1, keepdims=True) + epsilon)
 
 
 def causal_convolution(

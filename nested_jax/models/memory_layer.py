@@ -13,9 +13,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from nested_jax.memory import Cached, Memory, objectives
+from nested_jax.memory.features import l2_normalise
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gate, Gates, gate_table
-from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32, l2_normalise
+from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32
 
 
 class MemoryLayerState(NamedTuple):

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from nested_jax.memory.features import l2_normalise
 from nested_jax.memory.self_modifying import VECTORS, SelfModifying
-from nested_jax.models.layers import CausalConvolution, l2_normalise
+from nested_jax.models.layers import CausalConvolution
 from nested_jax.models.memory_layer import Mixer
 
 

@@ -34,7 +34,7 @@ from nested_jax.models import LanguageModel, ModelConfig, parameter_count
 from nested_jax.models.families import FAMILIES, SIZES, family
 from nested_jax.run import growth, host
 from nested_jax.run.growth import Cell, Place
-from nested_jax.run.text_table import text_table
+from nested_jax.run.text_table import markdown, text_table
 from nested_jax.run.timing import Compiled, interleave
 
 PASSES = ("forward", "forward+backward")
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     sizes = [cell.parameters for cell in cells.values()]
     title = f"size {options.size!r} ({min(sizes):,}-{max(sizes):,} parameters), B1 f32, {device}"
     headings, rows = growth.headings(options.lengths), growth.rows(cells, options.families, PASSES, options.lengths)
-    (options.output / "models.md").write_text(f"{title}\n\n{growth.markdown(headings, rows)}\n")
+    (options.output / "models.md").write_text(f"{title}\n\n{markdown(headings, rows)}\n")
     growth.write_csv(options.output / "models.csv", cells)
     growth.draw(options.output / "models.png", title, cells, options.families, PASSES)
     print(f"\n{title}\n\n{text_table(headings, rows)}\n\ntable and picture: {options.output}/models.{{md,csv,png}}")

@@ -147,20 +147,6 @@ def headings(lengths: Sequence[int]) -> list[str]:
     return ["family", "pass", *rates, "growth of time", *sizes, "growth of memory"]
 
 
-def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, everything after the second column to the right.
-
-    Example:
-      >>> print(markdown(["name", "pass", "ms"], [["a", "forward", "1.5"]]))
-      | name | pass | ms |
-      |---|---|---:|
-      | a | forward | 1.5 |
-    """
-    rule = "|" + "|".join("---" if number < 2 else "---:" for number in range(len(headings))) + "|"
-    line = lambda row: "| " + " | ".join(row) + " |"
-    return "\n".join([line(headings), rule, *map(line, rows)])
-
-
 def write_csv(path: pathlib.Path, cells: Cells) -> None:
     """One line per cell, with what the table leaves out: least and greatest seconds, calls and compile seconds."""
     names = ["family", "size", "pass", "tokens", "parameters", "median_seconds", "least_seconds", "greatest_seconds"]

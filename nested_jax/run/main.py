@@ -183,13 +183,18 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    from nested_jax import config as configs
     from nested_jax.run import host
     from nested_jax.run.sweep import sweep
     from nested_jax.run.table import load, table
 
     comparison = load(options.config)
-    workdir = pathlib.Path(options.workdir or default_workdir(options.config, overrides))
+    usual = default_workdir(options.config, overrides)
+    paper = pathlib.Path(comparison.file).parent.name  # another paper has a table of this number, too
+    workdir = pathlib.Path(options.workdir or usual.with_name(f"{paper}-{usual.name}"))
     if options.command == "sweep":
+        first: Any = configs.load(comparison.spec(next(iter(comparison.rows))), overrides)
+        host.cpu_devices(math.prod(dataclasses.astuple(first.mesh)))
         host.keep_freed_memory()
         sweep(comparison, overrides, workdir, options.seeds, [row for row in options.rows.split(",") if row])
     print(f"\n{table(comparison, workdir)}")

@@ -32,10 +32,13 @@ def sweep(
       rows: which; all if empty.
 
     Raises:
-      ValueError: for an unknown row or no seed.
+      ValueError: for an unknown row, no seed, or an override of the seed.
     """
     if not seeds:
         raise ValueError("seeds must hold at least one number; got none")
+    for name in ("seed", "data.seed"):
+        if name in overrides:
+            raise ValueError(f"{name} is what a sweep goes through, see --seeds; got {overrides[name]!r}")
     for row in rows:
         if row not in comparison.rows:
             raise ValueError(f"rows must be among {', '.join(comparison.rows)}; got {row!r}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nested_jax import config as configs
-from nested_jax.run.text_table import text_table
+from nested_jax.run.text_table import markdown, text_table
 from nested_jax.train.comparison import Published, Row, row_and_size
 from nested_jax.train.report import Report
 
@@ -162,19 +162,6 @@ def heading(comparison: Comparison, found: Mapping[str, Mapping[int, Report]]) -
     for row, base in published.bases.items():
         text.append(f"{comparison.rows[row].title} is compared here with {comparison.rows[base].title}.")
     return "\n".join(text)
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table.
-
-    Example:
-      >>> print(markdown(["row", "value"], [["a", "1"]]))
-      | row | value |
-      |---|---|
-      | a | 1 |
-    """
-    laid = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" if row[0] != "---" else "|" + "---|" * len(row) for row in laid)
 
 
 def table(comparison: Comparison, workdir: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""Tables of text with aligned columns."""
+"""Tables: text with aligned columns, and Markdown."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,21 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join(laid).rstrip()
 
     return "\n".join([line(headings), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as a table in Markdown.
+
+    Example:
+      >>> print(markdown(["name", "size"], [["a", "1,024"], ["bcd", "8"]]))
+      | name | size |
+      |---|---:|
+      | a | 1,024 |
+      | bcd | 8 |
+    """
+    columns = list(zip(headings, *rows, strict=True))
+    rule = "|".join("---:" if all(map(_is_number, column[1:])) else "---" for column in columns)
+    return "\n".join([f"| {' | '.join(headings)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _is_number(cell: str) -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_language_model import CUT, LENGTH, Built, close, tokens
+from test_language_model import LENGTH, Built, close, obeys_the_laws, tokens
 
 from nested_jax import rules
 from nested_jax.config import override
@@ -69,26 +69,7 @@ def test_gates_of_parts_have_their_own_learning_rates():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEMORIES)
 def test_obeys_the_laws(name, x64):
-    """Causal; the same in parallel, in pieces and token by token; packed documents are separate ones."""
-    built, given = build(name), tokens()
-    whole, _ = built.parallel(given)
-    assert jnp.isfinite(whole).all()
-    for place in (CUT - 1, CUT, LENGTH - 1):
-        other = given.copy()
-        other[0, place] = (other[0, place] + 1) % 16
-        after, _ = built.parallel(other)
-        np.testing.assert_array_equal(after[0, :place], whole[0, :place])
-        np.testing.assert_array_equal(after[1], whole[1])
-        assert jnp.any(after[0, place] != whole[0, place])
-    first, state = built.steps(given[:, :CUT], built.start(2))
-    close(first, whole[:, :CUT])
-    rest, _ = built.run(given[:, CUT:], state)
-    close(rest, whole[:, CUT:])
-    reset = np.zeros((2, -(-LENGTH // built.config.chunk_size)), bool)
-    reset[0, CUT // built.config.chunk_size] = True
-    packed, _ = built.parallel(given, reset)
-    alone, _ = built.run(given[:, CUT:], built.start(2))
-    close(packed, jnp.stack([jnp.concatenate([whole[0, :CUT], alone[0]]), whole[1]]))
+    obeys_the_laws(build(name))
 
 
 @pytest.mark.slow

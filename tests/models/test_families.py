@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_language_model import CUT, LENGTH, Built, close, tokens
+from test_language_model import CUT, LENGTH, Built, obeys_the_laws, tokens
 
 from nested_jax.data import TextConfig
 from nested_jax.models import FAMILIES, SIZES, LanguageModel, count, family, parameter_count
@@ -42,29 +42,7 @@ def test_can_be_described(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_obeys_the_laws(name, x64):
-    """Causal; row by row; the same in parallel, in pieces and token by token; packed documents are separate ones."""
-    built, given = Built(family(name, vocab_size=16, dtype="float64", layers=2)), tokens()
-    whole, last = built.parallel(given)
-    assert jnp.isfinite(whole).all()
-    for place in (CUT - 1, CUT, LENGTH - 1):
-        other = given.copy()
-        other[0, place] = (other[0, place] + 1) % 16
-        after, _ = built.parallel(other)
-        np.testing.assert_array_equal(after[0, :place], whole[0, :place])
-        np.testing.assert_array_equal(after[1], whole[1])
-        assert jnp.any(after[0, place] != whole[0, place])
-    first, state = built.steps(given[:, :CUT], built.start(2))
-    close(first, whole[:, :CUT])
-    rest, end = built.run(given[:, CUT:], state)
-    close(rest, whole[:, CUT:])
-    assert jax.tree.map(jnp.shape, end) == jax.tree.map(jnp.shape, last)
-    close(built.steps(given[:, CUT:], state)[0], rest)
-    chunk = built.config.chunk_size
-    reset = np.zeros((2, -(-LENGTH // chunk)), bool)
-    reset[0, CUT // chunk] = True
-    packed, _ = built.parallel(given, reset)
-    alone, _ = built.run(given[:, CUT:], built.start(2))
-    close(packed, jnp.stack([jnp.concatenate([whole[0, :CUT], alone[0]]), whole[1]]))
+    obeys_the_laws(Built(family(name, vocab_size=16, dtype="float64", layers=2)))
 
 
 @pytest.mark.slow

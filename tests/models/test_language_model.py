@@ -103,6 +103,32 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), a, b)
 
 
+def obeys_the_laws(built):
+    """Causal; row by row; the same in parallel, in pieces and token by token; packed documents are separate ones."""
+    given = tokens()
+    whole, last = built.parallel(given)
+    assert jnp.isfinite(whole).all()
+    for place in (CUT - 1, CUT, LENGTH - 1):
+        other = given.copy()
+        other[0, place] = (other[0, place] + 1) % 16
+        after, _ = built.parallel(other)
+        np.testing.assert_array_equal(after[0, :place], whole[0, :place])
+        np.testing.assert_array_equal(after[1], whole[1])
+        assert jnp.any(after[0, place] != whole[0, place])
+    first, state = built.steps(given[:, :CUT], built.start(2))
+    close(first, whole[:, :CUT])
+    rest, end = built.run(given[:, CUT:], state)
+    close(rest, whole[:, CUT:])
+    assert jax.tree.map(jnp.shape, end) == jax.tree.map(jnp.shape, last)
+    close(built.steps(given[:, CUT:], state)[0], rest)
+    chunk = built.config.chunk_size
+    reset = np.zeros((2, -(-LENGTH // chunk)), bool)
+    reset[0, CUT // chunk] = True
+    packed, _ = built.parallel(given, reset)
+    alone, _ = built.run(given[:, CUT:], built.start(2))
+    close(packed, jnp.stack([jnp.concatenate([whole[0, :CUT], alone[0]]), whole[1]]))
+
+
 @pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in STACKS])
 def stack(request, x64):
     """Each stack, in float64."""

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nested_jax.memory.features import l2_normalise
 from nested_jax.models import layers
 
 
 def test_l2_normalise_gives_length_one_and_a_finite_gradient_at_zero(x64):
     vectors = jax.random.normal(jax.random.key(0), (5, 8))
-    np.testing.assert_allclose(jnp.linalg.norm(layers.l2_normalise(vectors), axis=-1), 1.0, rtol=1e-6)
-    gradient = jax.grad(lambda x: layers.l2_normalise(x).sum())(jnp.zeros(8))
+    np.testing.assert_allclose(jnp.linalg.norm(l2_normalise(vectors), axis=-1), 1.0, rtol=1e-6)
+    gradient = jax.grad(lambda x: l2_normalise(x).sum())(jnp.zeros(8))
     assert jnp.all(jnp.isfinite(gradient))
 
 

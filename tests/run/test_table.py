@@ -125,6 +125,8 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     sweep(comparison, {"steps": "7"}, tmp_path, (0, 3, 4), ("lmm",))
     assert [name for name, *_ in calls] == ["lmm-4"]
     assert "2.0000 bits/byte" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through, see --seeds; got '5'"):
+        sweep(comparison, {"data.seed": "5"}, tmp_path, (0,))
     with pytest.raises(ValueError, match="seeds must hold at least one number"):
         sweep(comparison, {}, tmp_path, ())
 
