@@ -180,11 +180,8 @@ def attend_in_blocks(
     return read.reshape(batch, blocks * window, *query.shape[2:])[:, :length]
 
 
-class AttentionLayer(nn.Module):
-    """Multi-head causal attention, over the whole document or a sliding window, with the state written out.
-
-    Without biases, as in Llama; packed documents do not see one another. Persistent tokens are learned inputs whose
-    keys and values every token sees (Titans eq 19); what they would read themselves goes nowhere and is left out.
+class Attention(nn.Module):
+    """Attention over given queries, keys and values, with the cache written out; it has no parameters of its own.
 
     Attributes:
       config: heads, window, cache length.
@@ -195,6 +192,80 @@ class AttentionLayer(nn.Module):
     config: AttentionConfig
     dim: int
     dtype: DTypeLike = jnp.float32
+
+    def start(self, batch_size: int) -> AttentionState:
+        """Returns the empty cache."""
+        places = self.config.window or self.config.max_length
+        shape = (batch_size, places, self.config.heads, self.dim // self.config.heads)
+        zeros = jnp.zeros(shape, self.dtype)
+        return AttentionState(zeros, zeros, jnp.zeros(batch_size, jnp.int32))
+
+    def read(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        state: AttentionState | None = None,
+        segments: jax.Array | None = None,
+        persistent: Persistent | None = None,
+    ) -> tuple[jax.Array, AttentionState]:
+        """Reads and extends the cache by T tokens.
+
+        Args:
+          query: [B, T, H, D].
+          key: [B, T, H, D], not rotated.
+          value: [B, T, H, D].
+          state: what came before; None at the beginning of a document.
+          segments: optional [B, T], the document of each token; the cache is in document 0.
+          persistent: keys and values that every token sees.
+
+        Returns:
+          [B, T, H, D] and the next cache.
+
+        Raises:
+          ValueError: without a window, if the context gets longer than ``max_length``. Under ``jit`` with a
+            carried state the length is not known; the oldest tokens are then dropped.
+        """
+        batch, length = query.shape[:2]
+        base, window = self.config.rope_base, self.config.window
+        self._check_room(length, state)
+        segments = jnp.zeros((batch, length), jnp.int32) if segments is None else segments.astype(jnp.int32)
+        past = self.start(batch) if state is None else state
+        places = past.key.shape[1]
+        filled = jnp.arange(places)[None] >= places - past.length[:, None]
+        keys = jnp.concatenate([past.key, key], axis=1)
+        values = jnp.concatenate([past.value, value], axis=1)
+        key_segments = jnp.concatenate([jnp.where(filled, 0, -1), segments], axis=1)
+        if window is not None and length > window:
+            read = attend_in_blocks(query, keys, values, segments, key_segments, window, base, persistent)
+        elif state is None:
+            read = attend(query, key, value, segments, segments, window, base, persistent)
+        else:
+            read = attend(query, keys, values, segments, key_segments, window, base, persistent)
+        last = segments[:, -1:]
+        seen = jnp.sum(segments == last, axis=1) + jnp.where(last[:, 0] == 0, past.length, 0)
+        seen = jnp.minimum(seen, places).astype(jnp.int32)
+        return read, AttentionState(keys[:, -places:], values[:, -places:], seen)
+
+    def _check_room(self, length: int, state: AttentionState | None) -> None:
+        if self.config.window is not None:
+            return
+        total = length
+        if state is not None and not isinstance(state.length, jax.core.Tracer):
+            total += int(jnp.max(state.length))
+        if total > self.config.max_length:
+            raise ValueError(
+                f"attention without a window holds at most max_length={self.config.max_length} tokens, got {total}; "
+                "set a larger max_length or a window"
+            )
+
+
+class AttentionLayer(Attention):
+    """Multi-head causal attention, over the whole document or a sliding window.
+
+    Without biases, as in Llama; packed documents do not see one another. Persistent tokens are learned inputs whose
+    keys and values every token sees (Titans eq 19); what they would read themselves goes nowhere and is left out.
+    """
 
     def setup(self):
         features = (self.config.heads, self.dim // self.config.heads)
@@ -214,66 +285,15 @@ class AttentionLayer(nn.Module):
         tokens = self.tokens.astype(self.dtype)
         return self.key(tokens), self.value(tokens)
 
-    def start(self, batch_size: int) -> AttentionState:
-        """Returns the empty cache."""
-        places = self.config.window or self.config.max_length
-        shape = (batch_size, places, self.config.heads, self.dim // self.config.heads)
-        zeros = jnp.zeros(shape, self.dtype)
-        return AttentionState(zeros, zeros, jnp.zeros(batch_size, jnp.int32))
-
     def __call__(
         self, inputs: jax.Array, state: AttentionState | None = None, segments: jax.Array | None = None
     ) -> tuple[jax.Array, AttentionState]:
-        """Reads and extends the cache by T tokens.
-
-        Args:
-          inputs: [B, T, dim].
-          state: what came before; None at the beginning of a document.
-          segments: optional [B, T], the document of each token; the cache is in document 0.
-
-        Returns:
-          [B, T, dim] and the next state.
-
-        Raises:
-          ValueError: if there is no window and the context becomes longer than ``max_length``. Under ``jit`` with a
-            carried state the length is not known; the oldest tokens are then dropped.
-        """
-        batch, length = inputs.shape[:2]
-        window = self.config.window
-        self._check_room(length, state)
+        """Reads and extends the cache by T tokens: [B, T, dim] → [B, T, dim], see :meth:`Attention.read`."""
         query, key, value = self.query(inputs), self.key(inputs), self.value(inputs)
-        segments = jnp.zeros((batch, length), jnp.int32) if segments is None else segments.astype(jnp.int32)
-        past = self.start(batch) if state is None else state
-        places = past.key.shape[1]
-        filled = jnp.arange(places)[None] >= places - past.length[:, None]
-        keys = jnp.concatenate([past.key, key], axis=1)
-        values = jnp.concatenate([past.value, value], axis=1)
-        key_segments = jnp.concatenate([jnp.where(filled, 0, -1), segments], axis=1)
-        base, persistent = self.config.rope_base, self.persistent()
-        if window is not None and length > window:
-            read = attend_in_blocks(query, keys, values, segments, key_segments, window, base, persistent)
-        elif state is None:
-            read = attend(query, key, value, segments, segments, window, base, persistent)
-        else:
-            read = attend(query, keys, values, segments, key_segments, window, base, persistent)
-        last = segments[:, -1:]
-        seen = jnp.sum(segments == last, axis=1) + jnp.where(last[:, 0] == 0, past.length, 0)
-        seen = jnp.minimum(seen, places).astype(jnp.int32)
-        return self.output(read), AttentionState(keys[:, -places:], values[:, -places:], seen)
+        read, state = self.read(query, key, value, state, segments, self.persistent())
+        return self.output(read), state
 
     def step(self, inputs: jax.Array, state: AttentionState) -> tuple[jax.Array, AttentionState]:
         """Reads and extends the cache by one token: [B, dim] → [B, dim]."""
         outputs, state = self(inputs[:, None], state)
         return outputs[:, 0], state
-
-    def _check_room(self, length: int, state: AttentionState | None) -> None:
-        if self.config.window is not None:
-            return
-        total = length
-        if state is not None and not isinstance(state.length, jax.core.Tracer):
-            total += int(jnp.max(state.length))
-        if total > self.config.max_length:
-            raise ValueError(
-                f"attention without a window holds at most max_length={self.config.max_length} tokens, got {total}; "
-                "set a larger max_length or a window"
-            )

@@ -15,8 +15,9 @@ from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import GatedMLP
 from nested_jax.scan.operations import Objective
 
-BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lstm")
-WITH_MEMORY, WITH_ATTENTION = frozenset(["memory", "mag", "mal", "mac"]), frozenset(["attention", "mag", "mal", "mac"])
+BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lact", "lstm")
+HYBRIDS = frozenset(["mag", "mal", "mac", "lact"])
+WITH_MEMORY, WITH_ATTENTION = HYBRIDS | {"memory"}, HYBRIDS | {"attention"}
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -163,7 +164,8 @@ class ModelConfig:
       layers: number of blocks.
       blocks: kinds of block, repeated over the layers: ``("memory",)`` is Titans' LMM, ``("attention",)`` a
         Transformer++, ``("memory", "attention")`` alternates; ``"mag"``, ``"mal"`` and ``"mac"`` have memory and
-        attention in one layer, as a gate, one after the other, and as context (Titans §4); ``"lstm"`` is a baseline.
+        attention in one layer, as a gate, one after the other, and as context (Titans §4); ``"lact"`` has them on the
+        same projections, added (LaCT §4); ``"lstm"`` is a baseline.
       memory: of the blocks with a memory.
       attention: of the blocks with attention. A window is what makes them local, and MAC's segment.
       expansion: hidden features of the SwiGLU layers over dim, rounded up to a multiple of 8; of all levels of a block
@@ -250,7 +252,7 @@ class ModelConfig:
                 raise ValueError(f"blocks must hold kinds among {BLOCKS}, got {kind!r}")
         if WITH_MEMORY & set(self.kinds):
             self.memory.validate()
-            hybrids = sorted({"mag", "mal", "mac"} & set(self.kinds))
+            hybrids = sorted(HYBRIDS & set(self.kinds))
             if hybrids and isinstance(self.memory.memory, SelfModifying):
                 raise ValueError(f"blocks must be of 'memory' where memories generate keys and gates, got {hybrids}")
             if self.memory.head_dim is None and self.dim % self.memory.heads:
@@ -269,8 +271,10 @@ class ModelConfig:
                     f"levels_per_block must be None where there are no levels, got {self.levels_per_block}"
                 )
         _ = self.chunk_size
-        if {"mag", "mal", "mac"} & set(self.kinds) and self.attention.window is None:
+        if HYBRIDS & set(self.kinds) and self.attention.window is None:
             raise ValueError("attention.window must be given for blocks of memory and attention, got None")
+        if "lact" in self.kinds:
+            self._validate_shared()
         if WITH_ATTENTION & set(self.kinds):
             self.attention.validate()
             if self.dim % (2 * self.attention.heads):
@@ -278,6 +282,23 @@ class ModelConfig:
                     f"dim must be a multiple of 2 * attention.heads={2 * self.attention.heads} (rotary pairs), "
                     f"got {self.dim}"
                 )
+
+    def _validate_shared(self) -> None:
+        """Memory and attention of one layer can share q, k and v."""
+        window, memory = self.attention.window or 0, self.memory
+        if window < memory.memory.chunk_size:
+            raise ValueError(
+                f"attention.window must be at least the memory's chunk_size={memory.memory.chunk_size} in blocks "
+                f"'lact', got {window}"
+            )
+        for name in ("head_dim", "key_dim"):
+            if getattr(memory, name) is not None:
+                raise ValueError(
+                    f"memory.{name} must be None in blocks 'lact', which share projections with attention, "
+                    f"got {getattr(memory, name)}"
+                )
+        if self.attention.persistent:
+            raise ValueError(f"attention.persistent must be 0 in blocks 'lact', got {self.attention.persistent}")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -37,6 +37,7 @@ class Size(NamedTuple):
       chunk: tokens of a chunk where the family does not say.
       omega: tokens of an Omega window.
       window: tokens that local attention sees; MAC's segments are an eighth.
+      large: tokens of a large chunk, and of the window attention beside it (LaCT).
       key_dim: features of a key before polynomial features.
       periods: of the levels of a continuum memory; there is one more that never changes.
     """
@@ -49,13 +50,14 @@ class Size(NamedTuple):
     chunk: int = 64
     omega: int = 16
     window: int = 2048
+    large: int = 2048
     key_dim: int = 16
     periods: tuple[int, ...] = (512, 128, 32)
 
 
 SIZES = {
-    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, key_dim=4, periods=(8, 4)),
-    "small": Size(2, 64, 4, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, key_dim=4, periods=(64, 16)),
+    "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, large=8, key_dim=4, periods=(8, 4)),
+    "small": Size(2, 64, 4, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, large=64, key_dim=4, periods=(64, 16)),
     "170m": Size(12, 768, 16, 170e6),
     "340m": Size(24, 1024, 16, 340e6),
     "400m": Size(24, 1024, 16, 400e6),
@@ -264,6 +266,22 @@ def _transformer(size: Size) -> dict[str, Any]:
 def _sliding_window(size: Size) -> dict[str, Any]:
     """The same over a window."""
     return {"blocks": ("attention",), "attention": AttentionConfig(heads=size.heads, window=size.window)}
+
+
+def _lact(variant: str) -> Build:
+    def build(size: Size) -> dict[str, Any]:
+        """LaCT §3-4: SwiGLU fast weights, one step per large chunk, and window attention on the same projections."""
+        network = GatedMLP(expansion=1, activation=jax.nn.silu, residual=False)
+        rule = rules.lact(variant=variant)
+        options: dict[str, Any] = {"chunk_size": size.large, "step_per": "chunk", "read": "start"}
+        attention = AttentionConfig(heads=size.heads, window=size.large)
+        memory = Memory(network, objectives.dot_product, rule, **options)
+        return _memory(size, memory, "lact", conv=0) | {"attention": attention}
+
+    return build
+
+
+FAMILIES |= {"lact": _lact("muon"), "lact-momentum": _lact("momentum"), "lact-gd": _lact("gradient_descent")}
 
 
 @_family("lstm")

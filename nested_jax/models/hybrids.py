@@ -1,4 +1,4 @@
-"""Memory and attention in one layer: memory as a gate, as a layer, and as context (Titans §4.1-4.3)."""
+"""Memory and attention in one layer: as gate, layer and context (Titans §4.1-4.3), on shared projections (LaCT §4)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from nested_jax.memory.features import l2_normalise
-from nested_jax.models.attention import AttentionLayer, AttentionState, weigh
+from nested_jax.models.attention import Attention, AttentionLayer, AttentionState, weigh
 from nested_jax.models.config import AttentionConfig, MemoryConfig
-from nested_jax.models.layers import RMSNorm, at_least_float32
+from nested_jax.models.layers import Affine, RMSNorm, at_least_float32
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 
 
@@ -117,6 +117,49 @@ class MemoryAsLayer(_Beside):
         remembered, memory = self.memory.step(inputs, state.memory, learn)
         read, attention = self.attention.step(self.combine(remembered), state.attention)
         return read, HybridState(memory, attention)
+
+
+class LargeChunk(_Hybrid):
+    """LaCT's layer: a memory of large chunks, and window attention on the same queries, keys and values, added.
+
+    The window is a chunk of the memory at least, so that attention sees what the memory, read at a chunk's start, does
+    not know yet. The attention gets the projections as they are, q and k through a scale and a shift per channel; the
+    memory gets them as in `MemoryLayer`. One output projection serves both.
+    """
+
+    def setup(self):
+        self.memory = MemoryLayer(self.memory_config, self.dim, self.dtype)
+        self.local = Attention(self.attention_config, self.dim, self.dtype)
+        self.query_affine, self.key_affine = Affine(self.dtype), Affine(self.dtype)
+
+    def start(self, batch_size: int) -> HybridState:
+        """Returns the state before the first token."""
+        return HybridState(self.memory.start(batch_size), self.local.start(batch_size))
+
+    def __call__(
+        self, inputs: jax.Array, state: HybridState | None = None, segments: jax.Array | None = None
+    ) -> tuple[jax.Array, HybridState]:
+        """[B, T, dim] → [B, T, dim] and the next state; see `MemoryLayer`."""
+        before = (None, None) if state is None else state
+        remembered, memory = self.memory.read(inputs, before[0], segments)
+        read, attention = self._attend(inputs, before[1], segments)
+        return self.memory.output(remembered + read), HybridState(memory, attention)
+
+    def step(self, inputs: jax.Array, state: HybridState, learn: bool = True) -> tuple[jax.Array, HybridState]:
+        """[B, dim] → [B, dim] and the next state; the memory is only read unless `learn`."""
+        remembered, memory = self.memory.read_step(inputs, state.memory, learn)
+        read, attention = self._attend(inputs[:, None], state.attention, None)
+        return self.memory.output(remembered + read[:, 0]), HybridState(memory, attention)
+
+    def _attend(
+        self, inputs: jax.Array, state: AttentionState | None, segments: jax.Array | None
+    ) -> tuple[jax.Array, AttentionState]:
+        """[B, T, dim] → [B, T, dim], before the output projection."""
+        streams = self.memory.project(inputs)
+        rows = self.query_affine(streams["query"]), self.key_affine(streams["key"]), streams["value"]
+        query, key, value = (row.reshape(*row.shape[:2], self.attention_config.heads, -1) for row in rows)
+        read, state = self.local.read(query, key, value, state, segments)
+        return read.reshape(inputs.shape), state
 
 
 class ContextState(NamedTuple):

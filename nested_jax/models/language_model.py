@@ -12,7 +12,14 @@ from flax import linen as nn
 from nested_jax.memory import SelfModifying
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import WITH_MEMORY, LevelConfig, ModelConfig
-from nested_jax.models.hybrids import ContextState, HybridState, MemoryAsContext, MemoryAsGate, MemoryAsLayer
+from nested_jax.models.hybrids import (
+    ContextState,
+    HybridState,
+    LargeChunk,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
+)
 from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
 from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.lstm import LSTMLayer, LSTMState
@@ -21,7 +28,7 @@ from nested_jax.models.self_modifying_layer import SelfModifyingLayer
 
 BlockState = Any  # by the kind of block, see _STATES
 
-_HYBRIDS = {"mag": MemoryAsGate, "mal": MemoryAsLayer, "mac": MemoryAsContext}
+_HYBRIDS = {"mag": MemoryAsGate, "mal": MemoryAsLayer, "mac": MemoryAsContext, "lact": LargeChunk}
 _STATES = {
     "memory": MemoryLayerState,
     "attention": AttentionState,
@@ -29,6 +36,7 @@ _STATES = {
     "mag": HybridState,
     "mal": HybridState,
     "mac": ContextState,
+    "lact": HybridState,
 }
 
 

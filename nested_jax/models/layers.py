@@ -1,4 +1,4 @@
-"""Small layers of the blocks: RMSNorm, SwiGLU and depthwise causal convolution (Titans §4.4)."""
+"""Small layers of the blocks: RMSNorm, SwiGLU, scale and shift, depthwise causal convolution (Titans §4.4)."""
 
 from __future__ import annotations
 
@@ -70,6 +70,18 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         return rms_normalise(inputs, self.param("scale", nn.initializers.ones, (inputs.shape[-1],), jnp.float32))
+
+
+class Affine(nn.Module):
+    """A learned scale and shift per channel, one and zero at the start."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (inputs.shape[-1],), jnp.float32).astype(self.dtype)
+        shift = self.param("bias", nn.initializers.zeros, (inputs.shape[-1],), jnp.float32).astype(self.dtype)
+        return inputs * jnp.expand_dims(scale, range(inputs.ndim - 1)) + jnp.expand_dims(shift, range(inputs.ndim - 1))
 
 
 class CausalConvolution(nn.Module):

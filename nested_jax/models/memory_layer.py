@@ -186,10 +186,8 @@ class Mixer(Memories):
         Returns:
           [B, T, dim] and the next state.
         """
-        state = self.start(inputs.shape[0]) if state is None else state
-        arguments, convolution = self.arguments(inputs, state.convolution, segments)
-        read, memory = self._scan(state.memory, arguments, segments)
-        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+        read, state = self.read(inputs, state, segments)
+        return self.output(read), state
 
     def step(
         self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
@@ -198,13 +196,29 @@ class Mixer(Memories):
 
         Unless `learn`, the token is not written, and read from the weights as they are, whatever `memory.read` says.
         """
+        read, state = self.read_step(inputs, state, learn)
+        return self.output(read), state
+
+    def read(
+        self, inputs: jax.Array, state: MemoryLayerState | None, segments: jax.Array | None
+    ) -> tuple[jax.Array, MemoryLayerState]:
+        """What a call does before the output projection: [B, T, dim] → [B, T, H · D], normalised and gated."""
+        state = self.start(inputs.shape[0]) if state is None else state
+        arguments, convolution = self.arguments(inputs, state.convolution, segments)
+        read, memory = self._scan(state.memory, arguments, segments)
+        return self._gated(read, inputs), MemoryLayerState(memory, convolution)
+
+    def read_step(
+        self, inputs: jax.Array, state: MemoryLayerState, learn: bool = True
+    ) -> tuple[jax.Array, MemoryLayerState]:
+        """What a step does before the output projection: [B, dim] → [B, H · D]."""
         arguments, convolution = self.arguments(inputs[:, None], state.convolution, None)
         arguments = jax.tree.map(lambda x: x[:, 0], arguments)
         if learn:
             read, memory = self._step(state.memory, arguments)
         else:
             read, memory = self._recall(state.memory, arguments), state.memory
-        return self._emit(read, inputs), MemoryLayerState(memory, convolution)
+        return self._gated(read, inputs), MemoryLayerState(memory, convolution)
 
     def _convolve(
         self,
@@ -223,9 +237,9 @@ class Mixer(Memories):
             name: x.astype(wide).reshape(*x.shape[:2], self.config.heads, -1) for name, x in projected.items()
         }, buffers
 
-    def _emit(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
+    def _gated(self, read: jax.Array, inputs: jax.Array) -> jax.Array:
         normed = self.norm(read).reshape(*read.shape[:-2], -1).astype(self.dtype)
-        return self.output(normed * nn.silu(self.gate(inputs)))
+        return normed * nn.silu(self.gate(inputs))
 
 
 class MemoryLayer(Mixer):
@@ -262,11 +276,15 @@ class MemoryLayer(Mixer):
         """Queries, keys and values."""
         return {"query": self._key_dim, "key": self._key_dim, "value": self._head_dim}
 
+    def project(self, inputs: jax.Array) -> dict[str, jax.Array]:
+        """Queries, keys and values as they come from their maps, [..., H · D] each."""
+        return {"query": self.query(inputs), "key": self.key(inputs), "value": self.value(inputs)}
+
     def arguments(
         self, inputs: jax.Array, buffers: dict[str, jax.Array] | None, segments: jax.Array | None
     ) -> tuple[tuple[Any, ...], dict[str, jax.Array] | None]:
         """Keys and queries (features of them), values, gates; with "route", what a cache is asked by."""
-        projected = {"query": self.query(inputs), "key": self.key(inputs), "value": self.value(inputs)}
+        projected = self.project(inputs)
         convolutions: dict[str, CausalConvolution] = {}
         if buffers is not None:
             convolutions = {"query": self.convolve_query, "key": self.convolve_key, "value": self.convolve_value}
