@@ -196,7 +196,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = arguments_of(arguments)
     host.keep_freed_memory()
     options.output.mkdir(parents=True, exist_ok=True)
-    device = f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {platform.machine()}, {host.cores()} cores"
+    cores = f"{host.cores()} core{'s' if host.cores() > 1 else ''}"
+    device = f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {platform.machine()}, {cores}"
     print(f"{device}, Python {platform.python_version()}, at most {options.memory:.1f} GiB", end="")
     print(f", load average {os.getloadavg()[0]:.1f} at the start")
     shapes = [(length, name, what) for length in options.lengths for name in options.families for what in PASSES]

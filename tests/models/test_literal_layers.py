@@ -11,7 +11,7 @@ import pytest
 
 import nested_jax as nj
 from nested_jax.models import AttentionConfig, MemoryConfig, MemoryLayer, family
-from nested_jax.models.hybrids import MemoryAsContext, MemoryAsGate, MemoryAsLayer
+from nested_jax.models.hybrids import LargeChunk, MemoryAsContext, MemoryAsGate, MemoryAsLayer
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -148,6 +148,35 @@ class Yaad:
         self.t += 1
 
 
+class LaCT:
+    """W ← norm(W − Σ_i η_i ∇ −⟨f(k_i), v_i⟩) at a chunk's end, f = SwiGLU (LaCT §3, the variant without momentum)."""
+
+    def __init__(self, initial):
+        self.W, self.pending = initial, []
+        self.norms = [np.linalg.norm(w, axis=0) for w in initial]
+
+    def recall(self, q):
+        if len(self.pending) > CHUNK:  # a chunk is written after all its tokens were answered
+            self.W, self.pending = self.updated(), self.pending[-1:]
+        W1, W3, W2 = self.W
+        return (silu(q @ W1) * (q @ W3)) @ W2
+
+    def updated(self):
+        W1, W3, W2 = self.W
+        gradients = [0.0, 0.0, 0.0]
+        for k, v, eta in self.pending[:CHUNK]:
+            a, b = k @ W1, k @ W3
+            back = eta * (W2 @ v)
+            slope = sigmoid(a) * (1 + a * (1 - sigmoid(a)))
+            parts = np.outer(k, back * b * slope), np.outer(k, back * silu(a)), np.outer(silu(a) * b, eta * v)
+            gradients = [g - part for g, part in zip(gradients, parts, strict=True)]
+        moved = [w - g for w, g in zip(self.W, gradients, strict=True)]
+        return [w / np.linalg.norm(w, axis=0) * norm for w, norm in zip(moved, self.norms, strict=True)]
+
+    def write(self, k, v, z):
+        self.pending.append((k, v, sigmoid(z[0]) / CHUNK))
+
+
 class Memory:
     """A memory layer reading one token after the other (Titans §4.4): it writes, then reads."""
 
@@ -156,7 +185,9 @@ class Memory:
         self.heads = [kind([w[h] for _, w in sorted(p["initial"].items())]) for h in range(HEADS)]
 
     def project(self, name):
-        """Linear, a convolution over the last four tokens, SiLU."""
+        """Linear, a convolution over the last four tokens where there is one, SiLU."""
+        if f"convolve_{name}" not in self.p:
+            return heads(silu(self.past[-1] @ self.p[name]["kernel"]))
         kernel = self.p[f"convolve_{name}"]["kernel"]
         last = [x @ self.p[name]["kernel"] for x in self.past[: -len(kernel) - 1 : -1]]
         return heads(silu(sum(weight * x for weight, x in zip(kernel, last, strict=False))))
@@ -169,7 +200,9 @@ class Memory:
         for memory, q, k, v, z in zip(self.heads, *map(self.project, ("query", "key", "value")), gates, strict=True):
             memory.write(self.features(unit(k)), v / np.sqrt(HEAD_DIM), z)
             read.append(rms_norm(self.p["norm"], memory.recall(self.features(unit(q)))))
-        gated = np.concatenate(read) * silu(x @ self.p["gate"]["kernel"])
+        return self.emit(np.concatenate(read) * silu(x @ self.p["gate"]["kernel"]))
+
+    def emit(self, gated):
         return gated @ self.p["output"]["kernel"]
 
 
@@ -288,3 +321,30 @@ def test_memory_as_layer_equations_29_to_31(agree):
         return local(p["attention"], [rms_norm(p["combine"], memory(token)) for token in x])
 
     agree(MemoryAsLayer(TITANS, LOCAL, DIM, jnp.float64), reference)
+
+
+def test_large_chunks_beside_a_window(agree):
+    """o = (gated f_W(q) + SW-Attn(s q + b, s' k + b', v)) W_o: one q, k, v for both (LaCT §4)."""
+
+    def reference(p, x):
+        memory, outputs, rows = Memory(p["memory"], LaCT), [], []
+        memory.emit = lambda gated: gated
+        for t, token in enumerate(x):
+            remembered = memory(token)
+            q, k, v = (token @ p["memory"][name]["kernel"] for name in ("query", "key", "value"))
+            q = q * p["query_affine"]["scale"] + p["query_affine"]["bias"]
+            k = k * p["key_affine"]["scale"] + p["key_affine"]["bias"]
+            rows.append((heads(k), heads(v), t))
+            seen, read = rows[-WINDOW:], []
+            for h, query in enumerate(heads(q)):
+                scores = [rotate(query, t) @ rotate(key[h], at) for key, _, at in seen]
+                weights = np.exp(np.array(scores) / np.sqrt(HEAD_DIM))
+                read.append(weights / np.sum(weights) @ np.stack([value[h] for _, value, _ in seen]))
+            outputs.append((remembered + np.concatenate(read)) @ p["memory"]["output"]["kernel"])
+        return outputs
+
+    network = nj.networks.GatedMLP(expansion=1, activation=jax.nn.silu, residual=False)
+    rule, options = nj.rules.lact(variant="gradient_descent"), {"step_per": "chunk", "read": "start"}
+    memory = nj.Memory(network, nj.objectives.dot_product, rule, chunk_size=CHUNK, **options)
+    config = AttentionConfig(heads=HEADS, window=WINDOW)
+    agree(LargeChunk(MemoryConfig(memory=memory, heads=HEADS, conv=0), config, DIM, jnp.float64), reference)
