@@ -35,7 +35,6 @@ TOPICS = {"English": "pydoc_data", "code": "asyncio", "tables": "encodings"}
 PARTS = ("English", "code", "tables", "English")
 SYSTEMS = {"one level": (1, 1, 1, 1), "four levels": (1, 4, 16, 64)}
 SEEDS, LENGTH, BATCH, RATE = (0, 1, 2), 128, 8, 3e-3
-ADAM = {"rule": "optax.adam", "arguments": {"b1": 0.9, "b2": 0.95}, "learning_rate": RATE}
 MODEL = ModelConfig(
     dim=64,
     layers=2,
@@ -48,8 +47,8 @@ MODEL = ModelConfig(
 
 def optimizer(periods: Sequence[int]) -> OptimizerConfig:
     """Adam at a constant rate; level i of every block steps each `periods[i]` steps."""
-    groups = tuple(Group(parameters=f"levels_{i}/", period=period, **ADAM) for i, period in enumerate(periods))
-    return OptimizerConfig(**ADAM, warmup=20, schedule="constant", groups=groups)
+    groups = tuple(Group(parameters=f"levels_{i}/", period=period) for i, period in enumerate(periods))
+    return OptimizerConfig(rule="optax.adam", learning_rate=RATE, warmup=20, schedule="constant", groups=groups)
 
 
 def run(periods: Sequence[int], steps: int, every: int, seed: int) -> dict[str, list[float]]:

@@ -11,9 +11,9 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,24 +28,37 @@ MODULES = ("optax", "nested_jax.rules")
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Parameters that another rule trains.
+    """Parameters that another rule trains, or at another pace.
 
     Attributes:
       parameters: regular expression, searched in the parameter's path (`layers_0/mlp/kernel`).
-      rule: as in `OptimizerConfig`.
+      rule: as in `OptimizerConfig`; None for the config's, with its arguments.
       arguments: as in `OptimizerConfig`.
-      learning_rate: peak learning rate of the group; the schedule's shape is shared.
-      weight_decay: as in `OptimizerConfig`.
+      learning_rate: peak learning rate of the group, None for the config's; the schedule's shape is shared.
+      weight_decay: as in `OptimizerConfig`; None for the config's if the rule is the config's, else for none.
       period: optimizer steps from one update of these parameters to the next, on the sum of their gradients: a level of
-        a continuum memory. The weight decay acts at every step.
+        a continuum memory. The weight decay acts at every step. None never changes them.
+
+    Example:
+      >>> slow, frozen = Group(parameters="levels_0", period=16), Group(parameters="embedding", period=None)
     """
 
     parameters: str
-    rule: str | RuleFactory
+    rule: str | RuleFactory | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    period: int | None = 1
+
+
+class Trained(NamedTuple):
+    """A rule with all its settings, see `Group`."""
+
+    rule: str | RuleFactory
+    arguments: Mapping[str, Any]
     learning_rate: float
-    weight_decay: float = 0.0
-    period: int = 1
+    weight_decay: float
+    period: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +100,24 @@ class OptimizerConfig:
     halt_norm: float | None = 1e6
     groups: tuple[Group, ...] = ()
 
+    @property
+    def trained(self) -> tuple["Trained", ...]:
+        """How each of the groups is trained, and last the other parameters."""
+        rest = Trained(self.rule, self.arguments, self.learning_rate, self.weight_decay, 1)
+        return (*(self._complete(group, rest) for group in self.groups), rest)
+
+    def label(self, path: str) -> int:
+        """The place in `trained` of the parameter at a path."""
+        matches = (place for place, group in enumerate(self.groups) if re.search(group.parameters, path))
+        return next(matches, len(self.groups))
+
+    def _complete(self, group: Group, rest: "Trained") -> "Trained":
+        rate = rest.learning_rate if group.learning_rate is None else group.learning_rate
+        if group.rule is None:
+            decay = rest.weight_decay if group.weight_decay is None else group.weight_decay
+            return Trained(rest.rule, rest.arguments, rate, decay, group.period)
+        return Trained(group.rule, group.arguments, rate, group.weight_decay or 0.0, group.period)
+
     def validate(self) -> None:
         """Raises a `ValueError` that names the first field out of range."""
         for name, value in (("clip_norm", self.clip_norm), ("halt_norm", self.halt_norm)):
@@ -96,15 +127,18 @@ class OptimizerConfig:
             raise ValueError(f"warmup is a number of steps, at least 0; got {self.warmup}")
         if not 0 <= self.final <= 1:
             raise ValueError(f"final is a fraction of learning_rate in [0, 1]; got {self.final}")
-        for group in (self, *self.groups):
-            if not group.learning_rate > 0:
-                raise ValueError(f"learning_rate must be above 0; got {group.learning_rate}")
-            if group.weight_decay < 0:
-                raise ValueError(f"weight_decay must be at least 0; got {group.weight_decay}")
-            factory(group.rule, group.arguments)
         for group in self.groups:
-            if group.period < 1:
-                raise ValueError(f"period is a number of steps, at least 1; got {group.period}")
+            if group.rule is None and group.arguments:
+                raise ValueError(f"arguments must be empty for the config's own rule; got {dict(group.arguments)}")
+        for trained in self.trained:
+            if not trained.learning_rate > 0:
+                raise ValueError(f"learning_rate must be above 0; got {trained.learning_rate}")
+            if trained.weight_decay < 0:
+                raise ValueError(f"weight_decay must be at least 0; got {trained.weight_decay}")
+            factory(trained.rule, trained.arguments)
+        for group in self.groups:
+            if group.period is not None and group.period < 1:
+                raise ValueError(f"period is a number of steps, at least 1, or None; got {group.period}")
             try:
                 re.compile(group.parameters)
             except re.error as error:
@@ -186,18 +220,18 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Schedule:
     return schedule
 
 
-def _scheduled(
-    rule: str | RuleFactory, arguments: Mapping[str, Any], weight_decay: float, schedule: Schedule, period: int = 1
-) -> optax.GradientTransformationExtraArgs:
-    build = factory(rule, arguments)
+def _scheduled(trained: Trained, schedule: Schedule) -> optax.GradientTransformation:
+    if trained.period is None:
+        return optax.set_to_zero()
+    build, period = factory(trained.rule, trained.arguments), trained.period
 
     def with_learning_rate(learning_rate: jax.typing.ArrayLike) -> optax.GradientTransformation:
         built = build(learning_rate=learning_rate)
         return built if period == 1 else rules.every(period, built)
 
     parts: list[optax.GradientTransformation] = [optax.inject_hyperparams(with_learning_rate)(learning_rate=schedule)]
-    if weight_decay:
-        parts.append(optax.add_decayed_weights(lambda step: -weight_decay * schedule(step), _is_matrix))
+    if trained.weight_decay:
+        parts.append(optax.add_decayed_weights(lambda step: -trained.weight_decay * schedule(step), _is_matrix))
     return optax.chain(*parts)
 
 
@@ -225,26 +259,21 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """
     config.validate()
     schedule = learning_rate_schedule(config, steps)
-    main = _scheduled(config.rule, config.arguments, config.weight_decay, schedule)
-    if config.groups:
-        scales = [group.learning_rate / config.learning_rate for group in config.groups]
-        table = {
-            str(number): _scheduled(
-                group.rule,
-                group.arguments,
-                group.weight_decay,
-                lambda step, scale=scale: scale * schedule(step),
-                group.period,
-            )
-            for number, (group, scale) in enumerate(zip(config.groups, scales, strict=True))
-        }
+    *others, rest = config.trained
+    main = _scheduled(rest, schedule)
+    if others:
+
+        def scaled(trained: Trained) -> optax.GradientTransformation:
+            scale = trained.learning_rate / config.learning_rate
+            return _scheduled(trained, lambda step: scale * schedule(step))
 
         def label(path: Any, leaf: Any) -> str:
-            name = path_name(path)
-            matches = (str(n) for n, group in enumerate(config.groups) if re.search(group.parameters, name))
-            return next(matches, "main")
+            place = config.label(path_name(path))
+            return str(place) if place < len(others) else "main"
 
-        main = optax.partition({"main": main, **table}, lambda params: jax.tree_util.tree_map_with_path(label, params))
+        table: dict[Hashable, optax.GradientTransformation] = {"main": main}
+        table |= {str(place): scaled(trained) for place, trained in enumerate(others)}
+        main = optax.partition(table, lambda params: jax.tree_util.tree_map_with_path(label, params))
     if config.clip_norm is not None:
         main = optax.chain(optax.clip_by_global_norm(config.clip_norm), main)
     return optax.with_extra_args_support(main)

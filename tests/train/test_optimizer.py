@@ -134,6 +134,30 @@ def test_a_group_with_a_period_is_a_slow_level():
     assert seen == [0, 0, -0.75, 0, 0, -0.75]
 
 
+def test_groups_take_what_they_lack_from_the_config():
+    """The config's rule at half the rate and every second step; another pace alone; never."""
+    config = OptimizerConfig(
+        rule=optax.sgd,
+        arguments={"momentum": 0.5},
+        learning_rate=1.0,
+        warmup=0,
+        schedule="constant",
+        clip_norm=None,
+        groups=(
+            Group(parameters="half", learning_rate=0.5, period=2),
+            Group(parameters="slow", period=2),
+            Group(parameters="never", period=None),
+        ),
+    )
+    optimizer = make_optimizer(config, 4)
+    weights = {name: jnp.zeros(1) for name in ("half", "never", "other", "slow")}
+    state, seen = optimizer.init(weights), []
+    for _ in range(4):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, weights), state, weights)
+        seen.append([float(update[0]) for update in updates.values()])
+    assert seen == [[0, 0, -1, 0], [-1, 0, -1.5, -2], [0, 0, -1.75, 0], [-1.5, 0, -1.875, -3]]
+
+
 def test_groups_are_trained_by_their_rule_alone():
     config = OptimizerConfig(
         rule="optax.sgd",
@@ -181,6 +205,8 @@ def test_rules_that_cannot_be_built(rule, arguments, message):
         ({"clip_norm": 0.0}, "clip_norm .* above 0, or None; got 0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0; got -0.1"),
         ({"groups": (Group(parameters="(", rule="optax.sgd", learning_rate=1.0),)}, "regular expression; got '\\('"),
+        ({"groups": (Group(parameters="a", period=0),)}, "period .* at least 1, or None; got 0"),
+        ({"groups": (Group(parameters="a", arguments={"b1": 0.8}),)}, "arguments must be empty .* got {'b1': 0.8}"),
     ],
 )
 def test_configs_out_of_range(change, message):
