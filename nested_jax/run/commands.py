@@ -13,7 +13,8 @@ import numpy as np
 from nested_jax.data import load_text
 from nested_jax.evals import bits_per_byte as scoring
 from nested_jax.evals.generation import Context, Generator, Piece
-from nested_jax.run.describe import describe_model
+from nested_jax.run.describe import describe_model, description
+from nested_jax.run.nesting import draw
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import Run
@@ -30,9 +31,13 @@ def train(experiment: Experiment, workdir: pathlib.Path, options: argparse.Names
 
 
 def describe(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
-    """Prints what a model is made of."""
-    del workdir, options
+    """Prints what a model is made of, and draws it."""
+    del workdir
     print(describe_model(experiment))
+    if options.picture is not None:
+        title = f"{options.config}: what changes how often"
+        draw(description(experiment).components, title, experiment.data.sequence_length, options.picture)
+        print(f"picture: {options.picture}")
 
 
 def _lengths(text: str | None, trained: int, available: int) -> list[int]:

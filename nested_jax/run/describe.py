@@ -1,9 +1,10 @@
-"""`describe`: what a model is made of, level by level, as text."""
+"""`describe`: what a model is made of, level by level."""
 
+import collections
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,84 +16,122 @@ from nested_jax.models import (
     LanguageModel,
     LevelsState,
     MemoryConfig,
-    ModelConfig,
     gate_table,
     parameter_count,
     state_bytes,
 )
 from nested_jax.models.config import WITH_ATTENTION, WITH_MEMORY
 from nested_jax.rules import describe_rule, gates
-from nested_jax.run.text_table import text_table
+from nested_jax.run.nesting import Component, table
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.optimizer import OptimizerConfig, path_name
 
-LONG = 1_000_000
+
+class Description(NamedTuple):
+    """What a model is made of.
+
+    Attributes:
+      components: what changes how often, training first.
+      notes: lines about them and their sums.
+    """
+
+    components: list[Component]
+    notes: list[str]
 
 
 def describe_model(experiment: Experiment) -> str:
-    """Levels from slowest to fastest, and what each kind of block carries; nothing is computed, only shapes.
+    """The components of a model as a table, and what is to be said of them.
 
     Args:
       experiment: the config.
 
     Returns:
-      The tables.
+      The text.
+    """
+    found = description(experiment)
+    return "\n".join([table(found.components, experiment.data.sequence_length), "", *found.notes])
+
+
+def description(experiment: Experiment) -> Description:
+    """Levels from slowest to fastest, and what each kind of block carries; nothing is computed, only shapes.
+
+    Args:
+      experiment: the config.
     """
     model = LanguageModel(experiment.model)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     params = jax.eval_shape(lambda key, tokens: model.init(key, tokens)["params"], jax.random.key(0), tokens)
     states = jax.eval_shape(lambda params: model.apply({"params": params}, 1, method="start"), params)
     length = experiment.data.sequence_length
-    levels = [
-        [
-            "training",
-            "1 update",
-            "cross-entropy",
-            _optimizer(experiment.optimizer),
-            f"{parameter_count(params):,}",
-            "0",
-            "0",
-            "0",
-        ]
-    ]
-    notes = []
+    components, notes = _training(experiment.optimizer, params, length), []
     for kind, group in itertools.groupby(enumerate(experiment.model.kinds), key=lambda pair: pair[1]):
         numbers = [number for number, _ in group]
         name = f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]}-{numbers[-1]}"
         mixers = [params[f"blocks_{number}"]["mixer"] for number in numbers]
-        carried = [_parts(states[number])[0] for number in numbers]
-        row = ["1 token", "–", "LSTM"]
+        what = What("1 token", 1, "–", "LSTM")
         if kind in WITH_ATTENTION:
-            row = _attention(experiment.model.attention)
+            what = _attention(experiment.model.attention)
         if kind in WITH_MEMORY:
             memories = mixers if kind == "memory" else [mixer["memory"] for mixer in mixers]
-            beside, (row, note) = row[-1], _memory(experiment.model.memory, memories)
-            row[-1] += f"; attention {beside}" if kind in WITH_ATTENTION else ""
+            beside, (what, note) = what.rule, _memory(experiment.model.memory, memories)
+            if kind in WITH_ATTENTION:
+                what = what._replace(rule=f"{what.rule}; attention {beside}")
             notes.append(f"{name}: {note}")
-        size = state_bytes(carried)
-        levels.append(
-            [f"{name} {kind}", *row, f"{sum(map(parameter_count, mixers)):,}", f"{size:,}", *_per_token(size, length)]
-        )
-        levels += _levels(experiment.model, numbers, params, states, length)
-    headings = ["level", "period", "objective", "rule", "parameters", "state bytes"]
-    headings += [f"per token of {length:,}", f"of {LONG:,}"]
+        size = state_bytes([_parts(states[number])[0] for number in numbers])
+        components.append(Component(f"{name} {kind}", *what, sum(map(parameter_count, mixers)), size))
+        components += _levels(experiment, numbers, params, states)
     if experiment.model.levels:
         notes.append(
             f"levels: feed-forward layers of {experiment.model.level_hidden} features one after the other, drawn to a "
             "learned projection of their input; one step per period, read at the weights of its start"
         )
-    total = parameter_count(params)
     batch = experiment.data.batch_size * length
-    lines = [
-        text_table(headings, levels),
-        "",
-        *notes,
-        f"parameters: {total:,}, of which {_fast(params):,} are initial weights of memories",
+    notes += [
+        f"parameters: {parameter_count(params):,}, of which {_fast(params):,} are initial weights of memories",
         f"state of one sequence: {state_bytes(states):,} bytes, however long the context",
         f"a step reads {experiment.data.batch_size} × {length} = {batch:,} bytes; {experiment.steps:,} steps read "
         f"{experiment.steps * batch:,}",
     ]
-    return "\n".join(lines)
+    return Description(components, notes)
+
+
+class What(NamedTuple):
+    """The middle of a `Component`: period, in words and tokens, objective and rule."""
+
+    period: str
+    tokens: int | None
+    objective: str
+    rule: str
+
+
+def _training(config: OptimizerConfig, params: Any, length: int) -> list[Component]:
+    """A component for every pace at which the optimizer changes parameters, the slowest first."""
+
+    def name(rule: Any) -> str:
+        return rule if isinstance(rule, str) else getattr(rule, "__qualname__", repr(rule))
+
+    paces: dict[int | None, list[int]] = {}
+    for place, trained in enumerate(config.trained):
+        paces.setdefault(trained.period, []).append(place)
+    sizes = collections.Counter()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        sizes[config.label(path_name(path))] += leaf.size
+    rows = []
+    for period in sorted(paces, key=lambda period: -(period or float("inf"))):
+        count = sum(sizes[place] for place in paces[period])
+        if period is None:
+            rows.append(Component("frozen", "never", None, "–", "–", count, 0))
+            continue
+        places = sorted(paces[period], key=lambda place: place < len(config.groups))
+        used = [(name(config.trained[place].rule), place) for place in places]
+        described = [
+            rule if place == len(config.groups) else f"{rule} for {config.groups[place].parameters}"
+            for rule, place in used
+        ]
+        rows.append(
+            Component("training", _updates(period), period * length, "cross-entropy", "; ".join(described), count, 0)
+        )
+    return rows
 
 
 def _parts(state: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -100,30 +139,45 @@ def _parts(state: Any) -> tuple[Any, tuple[Any, ...]]:
     return (state.mixer, state.levels) if isinstance(state, LevelsState) else (state, ())
 
 
-def _levels(config: ModelConfig, numbers: Sequence[int], params: Any, states: Any, length: int) -> list[list[str]]:
-    """A row for each level of the feed-forward part of these blocks, those of one config and place together."""
+def _levels(experiment: Experiment, numbers: Sequence[int], params: Any, states: Any) -> list[Component]:
+    """A component for each level of the feed-forward part of these blocks, those of one config and place together."""
     places: dict[Any, list[int]] = {}
     for number in numbers:
-        for place, level in enumerate(config.block_levels[number]):
+        for place, level in enumerate(experiment.model.block_levels[number]):
             places.setdefault((place, level), []).append(number)
     rows = []
     for (place, level), found in places.items():
         count = sum(parameter_count(params[f"blocks_{number}"][f"levels_{place}"]) for number in found)
         size = state_bytes([_parts(states[number])[1][place] for number in found])
-        what = ["never", "–", "–"]
+        layer = params[f"blocks_{found[0]}"][f"levels_{place}"]
+        what = _by_training(experiment, f"blocks_{found[0]}/levels_{place}", layer)
         if level.period is not None:
-            tokens = "1 token" if level.period == 1 else f"{level.period:,} tokens"
-            what = [tokens, _objective(level.objective), describe_rule(level.rule)]
+            what = What(_tokens(level.period), level.period, _objective(level.objective), describe_rule(level.rule))
         blocks = "" if found == list(numbers) else f" of {', '.join(map(str, found))}"
-        rows.append([f"  level {place}{blocks}", *what, f"{count:,}", f"{size:,}", *_per_token(size, length)])
+        rows.append(Component(f"level {place}{blocks}", *what, count, size, inside=True))
     return rows
 
 
-def _per_token(size: int, length: int) -> list[str]:
-    return [f"{size / length:,.1f}", f"{size / LONG:,.3f}"]
+def _by_training(experiment: Experiment, prefix: str, layer: Any) -> What:
+    """Of a layer that does not learn while it reads: the pace of most of its parameters."""
+    sizes = collections.Counter()
+    for path, leaf in jax.tree.leaves_with_path(layer):
+        sizes[experiment.optimizer.label(f"{prefix}/{path_name(path)}")] += leaf.size
+    period = experiment.optimizer.trained[sizes.most_common(1)[0][0]].period
+    if period is None:
+        return What("never", None, "–", "–")
+    return What(_updates(period), period * experiment.data.sequence_length, "–", "by training")
 
 
-def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str]:
+def _updates(count: int) -> str:
+    return "1 update" if count == 1 else f"{count:,} updates"
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
+
+
+def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[What, str]:
     if isinstance(config.memory, SelfModifying):
         return _self_modifying(config, config.memory, mixers)
     table = gate_table(config, _dims(config.memory.parts, mixers[0]["initial"])[1])
@@ -136,11 +190,13 @@ def _memory(config: MemoryConfig, mixers: Sequence[Any]) -> tuple[list[str], str
         notes.append(f"{name}: {note}" if name else note)
     about = getattr(config.memory, "about", "")
     kind = f"{about}; " if about else ""
-    joined = [", ".join(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
-    return joined, f"{config.heads} heads per block, {kind}{'; '.join(notes)}"
+    columns = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
+    periods, objectives, described = (", ".join(map(str, column)) for column in (columns[0], *columns[2:]))
+    what = What(periods, min(columns[1]), objectives, described)
+    return what, f"{config.heads} heads per block, {kind}{'; '.join(notes)}"
 
 
-def _self_modifying(config: MemoryConfig, memory: SelfModifying, mixers: Sequence[Any]) -> tuple[list[str], str]:
+def _self_modifying(config: MemoryConfig, memory: SelfModifying, mixers: Sequence[Any]) -> tuple[What, str]:
     one, others = memory.memory, memory.generators
     periods = " and ".join(str(size) for size in sorted({one.chunk_size, others.chunk_size}))
     described = list(dict.fromkeys(describe_rule(part.rule) for part in (one, others)))
@@ -150,7 +206,7 @@ def _self_modifying(config: MemoryConfig, memory: SelfModifying, mixers: Sequenc
         f"{', '.join(memory.generated)} from memories with chunks of {others.chunk_size}, each writing its own values; "
         f"static: {', '.join(memory.static) or 'none'}; all at the weights of the start of a chunk"
     )
-    return [f"1 token (chunks {periods})", _objective(one.objective), "; ".join(described)], note
+    return What(f"1 token (chunks {periods})", 1, _objective(one.objective), "; ".join(described)), note
 
 
 def _dims(parts: Mapping[str, Memory], initial: Any) -> tuple[int, int]:
@@ -161,10 +217,8 @@ def _dims(parts: Mapping[str, Memory], initial: Any) -> tuple[int, int]:
     return part.network.dims(shapes)
 
 
-def _part(
-    config: MemoryConfig, memory: Memory, initial: Sequence[Any], table: Mapping[str, Gate]
-) -> tuple[list[str], str]:
-    period = "1 token" if memory.step_per == "token" else f"{memory.chunk_size} tokens"
+def _part(config: MemoryConfig, memory: Memory, initial: Sequence[Any], table: Mapping[str, Gate]) -> tuple[What, str]:
+    period = 1 if memory.step_per == "token" else memory.chunk_size
     weights = sum(map(parameter_count, initial))
     wide = [name for name, gate in table.items() if gate.size and name != "window"]
     plan = memory.plan(_dims({"": memory}, initial[0]), wide)
@@ -179,12 +233,12 @@ def _part(
         f"gradients at the weights of the start of each chunk of {memory.chunk_size}{window}; read {memory.read}; "
         f"gates per token: {', '.join(learned) or 'none'}{rank}{fixed}; run as {plan.implementation} ({plan.reason})"
     )
-    return [period, _objective(memory.objective), describe_rule(memory.rule)], note
+    return What(_tokens(period), period, _objective(memory.objective), describe_rule(memory.rule)), note
 
 
-def _attention(config: AttentionConfig) -> list[str]:
+def _attention(config: AttentionConfig) -> What:
     reach = f"last {config.window:,}" if config.window is not None else f"at most {config.max_length:,}"
-    return ["1 token", "–", f"keeps keys and values ({reach} tokens)"]
+    return What("1 token", 1, "–", f"keeps keys and values ({reach} tokens)")
 
 
 def _network(network: Any) -> str:
@@ -196,14 +250,6 @@ def _network(network: Any) -> str:
 
 def _objective(objective: Any) -> str:
     return getattr(objective, "__name__", repr(objective))
-
-
-def _optimizer(config: OptimizerConfig) -> str:
-    def name(rule: Any) -> str:
-        return rule if isinstance(rule, str) else getattr(rule, "__qualname__", repr(rule))
-
-    rules = [name(config.rule), *(f"{name(group.rule)} for {group.parameters}" for group in config.groups)]
-    return "; ".join(rules)
 
 
 def _fast(params: Any) -> int:

@@ -72,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
         "--no-learn", action="store_true", help="memories read but do not write what is generated (they do the prompt)"
     )
 
-    command("describe", "levels, periods, objectives, rules, parameters and state of a model as a table", workdir=False)
+    about = "levels, periods, objectives, rules, parameters and state of a model as a table, and as a picture"
+    described = command("describe", about, workdir=False)
+    described.add_argument("--picture", metavar="FILE", help="draw what changes how often (.png, .svg, .pdf)")
 
     swept = command("sweep", "run every row of a table with every seed; go on with what was interrupted", workdir=True)
     swept.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N,N,...", help="seeds (default: 0,1,2)")

@@ -146,7 +146,7 @@ def test_describe_shows_levels_with_their_periods():
     lines = describe_model(Experiment(model=model, data=TextConfig(), steps=1)).splitlines()
     rows = [line.split() for line in lines if line.startswith("  level")]
     assert [row[:4] for row in rows] == [
-        ["level", "0", "never", "–"],
+        ["level", "0", "1", "update"],
         ["level", "1", "32", "tokens"],
         ["level", "2", "1", "token"],
     ]

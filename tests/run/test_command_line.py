@@ -1,13 +1,19 @@
 """Command lines that need no training: help, describe, and every kind of bad input."""
 
 import pathlib
+import re
 
 import pytest
 
+from nested_jax.data import TextConfig
 from nested_jax.evals.generation import Context, Piece
+from nested_jax.models import count, family
 from nested_jax.run.commands import _print_text
+from nested_jax.run.describe import description
 from nested_jax.run.main import default_workdir, main, split_overrides
 from nested_jax.run.text_table import text_table
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.optimizer import Group, OptimizerConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT}/experiments/quickstart.py"
@@ -59,6 +65,37 @@ def test_describe(variant, capsys):
     lines = printed.splitlines()
     assert lines[2].startswith("training")
     assert lines[3].startswith("block")
+
+
+def test_describe_draws_clocks_inside_clocks(tmp_path, capsys):
+    picture = tmp_path / "nesting.png"
+    levels = f"--config={ROOT}/experiments/families.py:hope-attention@tiny"
+    assert main(["describe", levels, f"--picture={picture}"]) == 0
+    lines = [re.split(" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()[2:7]]
+    assert [line[:3] for line in lines] == [
+        ["training", "1 update", "cross-entropy"],
+        ["blocks 0-1 attention", "1 token", "–"],
+        ["level 0", "1 update", "–"],
+        ["level 1", "8 tokens", "l2"],
+        ["level 2", "4 tokens", "l2"],
+    ]
+    assert picture.stat().st_size > 10_000
+
+
+def test_paces_of_the_optimizer_are_levels():
+    groups = (Group(parameters="levels_0", period=16), Group(parameters="embedding", period=None))
+    optimizer = OptimizerConfig(rule="optax.sgd", arguments={}, groups=groups)
+    model = family("hope-attention", layers=1)
+    found = description(Experiment(model=model, data=TextConfig(sequence_length=8), optimizer=optimizer, steps=1))
+    assert [(one.name, one.period, one.tokens, one.rule) for one in found.components[:4]] == [
+        ("frozen", "never", None, "–"),
+        ("training", "16 updates", 128, "optax.sgd for levels_0"),
+        ("training", "1 update", 8, "optax.sgd"),
+        ("block 0 attention", "1 token", 1, "keeps keys and values (at most 4,096 tokens)"),
+    ]
+    assert found.components[4][:3] == ("level 0", "16 updates", 128)
+    assert found.components[0].parameters == model.vocab_size * model.dim
+    assert sum(one.parameters for one in found.components[:3]) == count(model)
 
 
 def test_describe_with_channel_wise_gates(capsys):
