@@ -34,8 +34,8 @@ class MemoryConfig:
       conv: width of the causal convolution after each of the q, k and v projections; 0 for none.
       features: feature map of q and k (Atlas §3.1), with learned Taylor weights; None for the identity.
       max_learning_rate: upper end of the learning rate, before its factor 1 − momentum; it starts at half of that. None
-        for 1 / (chunk_size · window · |k|²), with which equal keys never move a linear memory beyond its target. See
-        :mod:`nested_jax.models.gates`.
+        for 1 / (chunk_size · window · |k|²), with which equal keys never move a linear memory beyond its target. A
+        tuple has one for each part of a memory made of several. See :mod:`nested_jax.models.gates`.
       momentum: where the gate starts, in (0, 1): a number, or one per head.
       decay: where the gate starts, likewise.
       fixed: gates that stay where they start, the same at every token (RetNet's decay).
@@ -50,7 +50,7 @@ class MemoryConfig:
     key_dim: int | None = None
     conv: int = 4
     features: Polynomial | None = None
-    max_learning_rate: float | None = None
+    max_learning_rate: float | tuple[float | None, ...] | None = None
     momentum: float | tuple[float, ...] = 0.5
     decay: float | tuple[float, ...] = 0.002
     fixed: tuple[str, ...] = ()
@@ -72,8 +72,11 @@ class MemoryConfig:
                 raise ValueError(f"{name} must be a number or one for each of {self.heads} heads, got {len(starts)}")
             if not all(0 < start < 1 for start in starts):
                 raise ValueError(f"{name} starts a sigmoid gate, expected inside (0, 1), got {given}")
-        if self.max_learning_rate is not None and not self.max_learning_rate > 0:
-            raise ValueError(f"max_learning_rate must be positive or None, got {self.max_learning_rate}")
+        given, parts = self.max_learning_rate, self.memory.parts
+        if isinstance(given, tuple) and len(given) != len(parts):
+            raise ValueError(f"max_learning_rate must be one for each of {[*parts]}, or one number, got {given}")
+        if not all(rate is None or rate > 0 for rate in (given if isinstance(given, tuple) else (given,))):
+            raise ValueError(f"max_learning_rate must be positive or None, got {given}")
         if isinstance(self.memory, SelfModifying):
             gates = [name for name in self.memory.static if name in self.memory.gate_names]
             if gates:

@@ -102,9 +102,11 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
     if config.gate_rank is not None and channels is None:
         raise ValueError("head_dim: expected the features of a head, as there is a gate_rank, got None")
     table: dict[str, Gate] = {}
-    for part, memory in config.memory.parts.items():
+    given, parts = config.max_learning_rate, config.memory.parts
+    largest = given if isinstance(given, tuple) else (given,) * len(parts)
+    for (part, memory), maximum in zip(parts.items(), largest, strict=True):
         prefix = f"{part}_" if part else ""
-        for name, gate in _part_table(config, memory, channels, prefix).items():
+        for name, gate in _part_table(config, memory, channels, prefix, maximum).items():
             table[prefix + name] = gate._replace(part=part)
     for name in config.fixed:
         if name not in table:
@@ -112,9 +114,11 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
     return table
 
 
-def _part_table(config: MemoryConfig, memory: Memory, channels: int | None, prefix: str) -> dict[str, Gate]:
+def _part_table(
+    config: MemoryConfig, memory: Memory, channels: int | None, prefix: str, maximum: float | None
+) -> dict[str, Gate]:
     """The gates of one of the layer's memories; in `fixed` they have the prefix of its name."""
-    constants, maximum = memory.gates(), config.max_learning_rate
+    constants = memory.gates()
     if maximum is None:
         with jax.ensure_compile_time_eval():
             length = 1.0 if config.features is None else float(jnp.sum(config.features.coefficients()))

@@ -48,6 +48,23 @@ def _damage(directory: pathlib.Path) -> str | None:
     return None
 
 
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path → shape."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _context(partial: bool = False) -> ocp.Context:
+    """How Orbax reads and writes; `partial` reads the wanted part of a tree."""
+    registry = ocp.handlers.local_registry()
+    for name in ("config", "data"):
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    context.pytree.loading.partial_load = partial
+    return context
+
+
 class Checkpoints:
     """The checkpoints of one run, newest last.
 
@@ -68,11 +85,7 @@ class Checkpoints:
 
     def _orbax(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
-            registry = ocp.handlers.local_registry()
-            for name in ("config", "data"):
-                registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
-            context = ocp.Context()
-            context.checkpointables.registry = registry
+            context = _context()
             every: Any = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
             latest: Any = ocp.training.preservation_policies.LatestN(self._keep)
             self._checkpointer = ocp.training.Checkpointer(
@@ -146,10 +159,33 @@ class Checkpoints:
         loaded = self._load(step, {"state": state, "data": None})
         return loaded["state"], loaded["data"]
 
-    def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+    def restore_params(self, step: int, params: Any) -> Any:
+        """The parameters alone of the checkpoint of `step`, whatever trained them.
+
+        Args:
+          step: one of `steps`.
+          params: the structure to restore into, see `restore`.
+
+        Raises:
+          ValueError: if the checkpoint is truncated or corrupt, or its parameters have other names or shapes.
+        """
+        self.config(step)
+        with _context():
+            stored = ocp.checkpointables_metadata(str(self.path(step))).metadata["state"]["params"]
+        there, here = _shapes(stored), _shapes(params)
+        other = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+        if other:
+            lines = [f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in other]
+            raise ValueError(f"the parameters of {self.path(step)} are another model's: {'; '.join(lines[:5])}")
+        return self._load(step, {"state": {"params": params}}, partial=True)["state"]["params"]
+
+    def _load(self, step: int, wanted: dict[str, Any], partial: bool = False) -> dict[str, Any]:
         problem = _damage(self.path(step))
         if problem is None:
             try:
+                if partial:
+                    with _context(partial):
+                        return ocp.load_checkpointables(str(self.path(step)), wanted)
                 return self._orbax().load_checkpointables(step, wanted)
             except Exception as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"

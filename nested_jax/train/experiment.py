@@ -52,6 +52,8 @@ class Experiment:
       optimizer: what trains the parameters.
       steps: updates in all, ≥ 1.
       seed: of the initial parameters and the sample; the order of the data has its own, `data.seed`.
+      parameters_from: directory of another run, whose newest parameters this one begins with; None begins anew. The
+        models may differ in all that is no parameter: chunks, rules, windows, how gates are scaled.
       mesh: devices.
       log_every: steps between progress lines; the loss of every step is recorded all the same.
       eval_every: steps between evaluations on the validation text; 0 evaluates at the end only.
@@ -69,6 +71,7 @@ class Experiment:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int
     seed: int = 0
+    parameters_from: str | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
     log_every: int = 10
     eval_every: int = 100

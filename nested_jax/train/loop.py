@@ -147,12 +147,15 @@ class Run:
         self.say(f"workdir {self.workdir}")
 
         latest = self.checkpoints.latest
+        given = self._given(placed) if latest is None else None
         if latest is None:
             initialise = jax.jit(
                 lambda: initial_state(self.model, optimizer, experiment.seed),
                 out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed),
             )
             state = initialise()
+            if given is not None:
+                state = state._replace(params=given, optimizer=jax.jit(optimizer.init)(given))
         else:
             state, position = self.checkpoints.restore(latest, placed)
             iterator.set_state(position)
@@ -170,6 +173,16 @@ class Run:
         if state is None:
             return None
         return self._report(state, text, parameters)
+
+    def _given(self, placed: TrainState) -> Any:
+        """The parameters of the run that this one begins with; None where it begins anew."""
+        if self.experiment.parameters_from is None:
+            return None
+        with Checkpoints(pathlib.Path(self.experiment.parameters_from) / "checkpoints") as others:
+            if others.latest is None:
+                raise ValueError(f"parameters_from: there is no checkpoint in {others.directory}")
+            self.say(f"begin   with the parameters of {others.path(others.latest)}")
+            return others.restore_params(others.latest, placed.params)
 
     def _open_workdir(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,15 @@ def build(name: str) -> Built:
     return Built(config(name))
 
 
+def test_largest_learning_rates_may_be_given_for_every_part():
+    given = dataclasses.replace(config("deep tnt").memory, max_learning_rate=(None, 0.25, 0.75))
+    given.validate()
+    rates = [gate.maximum for gate in gate_table(given).values() if gate.kind == "learning_rate"]
+    assert rates == [1 / 8, 0.25, 0.75]
+    with pytest.raises(ValueError, match=r"one for each of \['global', 'local1', 'local2'\].* got \(0.1,\)"):
+        dataclasses.replace(given, max_learning_rate=(0.1,)).validate()
+
+
 def test_gates_of_parts_have_their_own_learning_rates():
     table = gate_table(config("deep tnt").memory)
     rates = {name: gate.maximum for name, gate in table.items() if gate.kind == "learning_rate"}

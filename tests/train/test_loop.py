@@ -19,8 +19,9 @@ from nested_jax.models import ModelConfig
 from nested_jax.train import metrics
 from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import Run, TrainingStopped, train
-from nested_jax.train.optimizer import OptimizerConfig
-from nested_jax.train.sharding import MeshConfig
+from nested_jax.train.optimizer import OptimizerConfig, make_optimizer
+from nested_jax.train.sharding import MeshConfig, make_mesh
+from nested_jax.train.step import place
 
 
 class Averager(nn.Module):
@@ -187,6 +188,33 @@ def test_another_config_is_refused_with_its_differences(experiment, model, whole
     assert "seed: 0 != 3" in str(caught.value)
     assert "--workdir" in str(caught.value)
     assert contents(whole[0]) == before
+
+
+def test_a_run_begins_with_the_parameters_of_another(experiment, model, whole, tmp_path):
+    """Trained by another rule, and continued after an interruption without asking for them again."""
+    _, trained = Run(experiment, whole[0], model=model).restore_params()
+    sgd = OptimizerConfig(rule="optax.sgd", arguments={}, learning_rate=1e-3, warmup=0, clip_norm=None)
+    second = dataclasses.replace(experiment, parameters_from=str(whole[0]), optimizer=sgd, steps=1)
+    lines = []
+    train(second, tmp_path / "second", model=model, say=lines.append)
+    assert any("checkpoints/12" in line for line in lines if line.startswith("begin"))
+    run = Run(second, tmp_path / "second", model=model)
+    with run.checkpoints:
+        shapes = place(model, make_optimizer(sgd, 1), 0, make_mesh(MeshConfig()))
+        begun, _ = run.checkpoints.restore(0, shapes)
+    jax.tree.map(np.testing.assert_array_equal, begun.params, trained)
+    assert not np.array_equal(run.restore_params()[1]["embedding"], trained["embedding"])
+
+
+def test_parameters_that_are_not_there_leave_no_trace(experiment, model, whole, tmp_path):
+    for source, other, message in (
+        (tmp_path / "nowhere", model, "parameters_from: there is no checkpoint in .*nowhere"),
+        (whole[0], Averager(32), r"another model's: embedding is \(256, 16\) there, \(256, 32\) here; head"),
+    ):
+        begun = dataclasses.replace(experiment, parameters_from=str(source))
+        with pytest.raises(ValueError, match=message):
+            train(begun, tmp_path / "run", model=other, say=quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_unusable_data_leaves_no_trace(experiment, model, tmp_path):
