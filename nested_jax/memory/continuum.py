@@ -236,6 +236,31 @@ class Continuum:
             raise ValueError(f"inputs: expected one token, shape [D], got {inputs.shape}")
         return self._run(state, inputs, values, gates, None, scan=False)
 
+    def recall(self, state: ContinuumState, queries: jax.Array) -> jax.Array:
+        """What the levels answer as they are; nothing is learned.
+
+        Args:
+          state: any state.
+          queries: [N, D].
+
+        Returns:
+          y [N, D].
+        """
+        x, outputs = queries, []
+        for number, level in enumerate(self.levels):
+            weights = state.levels[number]
+            if isinstance(weights, restarts.RestartsState):
+                weights = weights.copies[-1].weights
+            if isinstance(weights, MemoryState):
+                assert isinstance(level, Memory)
+                y = level.recall(weights, x)
+            else:
+                dtype = next(iter(weights.values())).dtype
+                y = self._network(number)(Plain(weights), x.astype(dtype)).astype(x.dtype)
+            outputs.append(y)
+            x = queries if self.topology == "independent" else y
+        return self._answer(state, outputs)
+
     def _run(self, state, inputs, values, gates, reset, scan: bool) -> tuple[jax.Array, ContinuumState]:
         targets = self._each("values", values, (jax.Array, np.ndarray))
         given = self._each("gates", {} if gates is None else gates, Mapping)
@@ -245,10 +270,13 @@ class Continuum:
             outputs.append(y)
             after.append(new)
             x = inputs if self.topology == "independent" else y
-        if state.combine is not None:
-            shares = jax.nn.softmax(state.combine).astype(inputs.dtype)
-            x = jnp.tensordot(shares, jnp.stack(outputs), axes=1)
-        return x, ContinuumState(tuple(after), state.combine)
+        return self._answer(state, outputs), ContinuumState(tuple(after), state.combine)
+
+    def _answer(self, state: ContinuumState, outputs: Sequence[jax.Array]) -> jax.Array:
+        """What all levels together answer."""
+        if state.combine is None:
+            return outputs[-1]
+        return jnp.tensordot(jax.nn.softmax(state.combine).astype(outputs[0].dtype), jnp.stack(outputs), axes=1)
 
     def _level(self, number: int, state, x: jax.Array, values, given, reset, scan: bool):
         level, owners = self.levels[number], self._owners(number)

@@ -2,6 +2,7 @@
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
+from nested_jax.models.continuum_layer import ContinuumLayer
 from nested_jax.models.families import FAMILIES, SIZES, count, family
 from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, LevelsState, parameter_count, state_bytes
@@ -17,6 +18,7 @@ __all__ = [
     "AttentionLayer",
     "AttentionState",
     "Block",
+    "ContinuumLayer",
     "Gate",
     "LanguageModel",
     "LevelConfig",

@@ -10,7 +10,7 @@ import optax
 
 from nested_jax import rules
 from nested_jax.memory import AnyMemory, Memory, SelfModifying, objectives
-from nested_jax.memory.continuum import check_periods
+from nested_jax.memory.continuum import TOPOLOGIES, check_periods
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import GatedMLP
 from nested_jax.scan.operations import Objective
@@ -175,6 +175,9 @@ class ModelConfig:
         together, where there are levels.
       levels: the feed-forward part of a block as levels of a continuum memory, one pre-norm residual layer each, in the
         order of the chain. Empty: one SwiGLU layer.
+      topology: how a block's levels stand to each other: "sequential", as said, or one layer of all of them, "nested"
+        (a level begins again at every step of a slower one) or "independent" (a learned mean of their answers); see
+        :class:`nested_jax.models.ContinuumLayer`.
       levels_per_block: None for all levels in every block. A number lets the blocks take so many each, in turn: 1 makes
         the feed-forward layers of successive blocks the levels (Nested Learning §7.3).
       tie_embeddings: whether the output weights are the embedding's.
@@ -197,6 +200,7 @@ class ModelConfig:
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     expansion: float = 8 / 3
     levels: tuple[LevelConfig, ...] = ()
+    topology: str = "sequential"
     levels_per_block: int | None = None
     tie_embeddings: bool = True
     dtype: str = "float32"
@@ -267,6 +271,11 @@ class ModelConfig:
             )
         for level in self.levels:
             level.validate()
+        if self.topology not in TOPOLOGIES:
+            raise ValueError(f"topology must be one of {TOPOLOGIES}, got {self.topology!r}")
+        pace = [level.period or float("inf") for level in self.levels]
+        if self.topology == "nested" and pace != sorted(pace, reverse=True):
+            raise ValueError(f"levels must go from slow to fast where they are nested, got the periods {pace}")
         if self.levels_per_block is not None:
             _at_least("levels_per_block", self.levels_per_block, 1)
             if not self.levels:

@@ -12,6 +12,7 @@ from flax import linen as nn
 from nested_jax.memory import SelfModifying
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import WITH_MEMORY, LevelConfig, ModelConfig
+from nested_jax.models.continuum_layer import ContinuumLayer
 from nested_jax.models.hybrids import (
     ContextState,
     HybridState,
@@ -45,7 +46,7 @@ class LevelsState(NamedTuple):
 
     Attributes:
       mixer: its mixer's state.
-      levels: of each level its state, None for one that never changes.
+      levels: of each level its state, None for one that never changes; a single one where they are one layer.
     """
 
     mixer: Any
@@ -83,11 +84,14 @@ class Block(nn.Module):
         if not self.level_configs:
             self.mlp_norm, self.mlp = RMSNorm(), SwiGLU(config.hidden, dtype)
         hidden = config.level_hidden
-        self.level_norms = [RMSNorm() for _ in self.level_configs]
-        self.levels = [
-            SwiGLU(hidden, dtype) if level.period is None else LevelLayer(level.memory(hidden), config.dim, dtype)
-            for level in self.level_configs
-        ]
+        if self.level_configs and config.topology != "sequential":
+            self.levels = [ContinuumLayer(self.level_configs, config.topology, hidden, config.dim, dtype)]
+        else:
+            self.levels = [
+                SwiGLU(hidden, dtype) if level.period is None else LevelLayer(level.memory(hidden), config.dim, dtype)
+                for level in self.level_configs
+            ]
+        self.level_norms = [RMSNorm() for _ in self.levels]
 
     def start(self, batch_size: int) -> BlockState:
         """Returns the mixer's state before the first token, with the levels' where there are levels."""
@@ -114,7 +118,7 @@ class Block(nn.Module):
 
     def _parts(self, state: BlockState | None) -> tuple[Any, tuple[MemoryLayerState | None, ...]]:
         if state is None or not self.level_configs:
-            return state, (None,) * len(self.level_configs)
+            return state, (None,) * len(self.levels)
         return state
 
     def _feed_forward(
@@ -254,7 +258,8 @@ class LanguageModel(nn.Module):
 
     def _check_state(self, state: tuple[BlockState, ...], batch: int) -> tuple[BlockState, ...]:
         kinds = [_STATES[kind] for kind in self.config.kinds]
-        own = [len(levels) for levels in self.config.block_levels]
+        one = self.config.topology != "sequential"
+        own = [min(len(levels), 1) if one else len(levels) for levels in self.config.block_levels]
         expected = list(zip(kinds, own, strict=True))
 
         def kind(entry: BlockState) -> tuple[type, int]:

@@ -8,9 +8,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from nested_jax.models.gates import Gate
+from nested_jax.models.config import MemoryConfig
+from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.layers import at_least_float32
 from nested_jax.models.memory_layer import Memories, MemoryLayerState
+
+
+def level_gates(config: MemoryConfig, dim: int) -> dict[str, Gate]:
+    """The gates of a level whose keys have a squared length of `dim`, see :class:`LevelLayer`."""
+    table = gate_table(config, dim)
+    if config.max_learning_rate is not None:
+        return table
+    share = 1 / (8 * dim)
+    return {name: gate.scaled(share) if gate.kind == "learning_rate" else gate for name, gate in table.items()}
 
 
 class LevelLayer(Memories):
@@ -37,11 +47,7 @@ class LevelLayer(Memories):
 
     def gate_table(self) -> dict[str, Gate]:
         """The gates, their learning rates an eighth of those for keys of length √dim unless configured."""
-        table = super().gate_table()
-        if self.config.max_learning_rate is not None:
-            return table
-        share = 1 / (8 * self.dim)
-        return {name: gate.scaled(share) if gate.kind == "learning_rate" else gate for name, gate in table.items()}
+        return level_gates(self.config, self.dim)
 
     def start(self, batch_size: int) -> MemoryLayerState:
         """Returns the state before the first token: the learned initial weights for every row."""

@@ -147,10 +147,12 @@ def _levels(experiment: Experiment, numbers: Sequence[int], params: Any, states:
             places.setdefault((place, level), []).append(number)
     rows = []
     for (place, level), found in places.items():
-        count = sum(parameter_count(params[f"blocks_{number}"][f"levels_{place}"]) for number in found)
-        size = state_bytes([_parts(states[number])[1][place] for number in found])
-        layer = params[f"blocks_{found[0]}"][f"levels_{place}"]
-        what = _by_training(experiment, f"blocks_{found[0]}/levels_{place}", layer)
+        layers = [_level(params[f"blocks_{number}"], place) for number in found]
+        carried = [_parts(states[number])[1] for number in found]
+        one = experiment.model.topology != "sequential"
+        size = state_bytes([levels[0].memory.levels[place] if one else levels[place] for levels in carried])
+        count = sum(map(parameter_count, layers))
+        what = _by_training(experiment, f"blocks_{found[0]}", layers[0])
         if level.period is not None:
             what = What(_tokens(level.period), level.period, _objective(level.objective), describe_rule(level.rule))
         blocks = "" if found == list(numbers) else f" of {', '.join(map(str, found))}"
@@ -158,8 +160,17 @@ def _levels(experiment: Experiment, numbers: Sequence[int], params: Any, states:
     return rows
 
 
+def _level(block: Any, place: int) -> dict[str, Any]:
+    """The parameters of a level, whether it is a layer or one of several in a layer."""
+    if "level_0" not in block["levels_0"].get("initial", {}):
+        return {f"levels_{place}": block[f"levels_{place}"]}
+    layer = block["levels_0"]
+    parts = {name: layer[name] for name in (f"values_{place}", f"gates_{place}") if name in layer}
+    return {"levels_0": parts | {"initial": {f"level_{place}": layer["initial"][f"level_{place}"]}}}
+
+
 def _by_training(experiment: Experiment, prefix: str, layer: Any) -> What:
-    """Of a layer that does not learn while it reads: the pace of most of its parameters."""
+    """Of a level that does not learn while it reads: the pace of most of its parameters."""
     sizes = collections.Counter()
     for path, leaf in jax.tree.leaves_with_path(layer):
         sizes[experiment.optimizer.label(f"{prefix}/{path_name(path)}")] += leaf.size
@@ -255,4 +266,12 @@ def _objective(objective: Any) -> str:
 def _fast(params: Any) -> int:
     blocks = [value for key, value in params.items() if key.startswith("blocks_")]
     layers = [layer for block in blocks for name, layer in block.items() if name.startswith(("mixer", "levels_"))]
-    return sum(parameter_count(layer.get("memory", layer).get("initial", {})) for layer in layers)
+    return sum(parameter_count(_initial(layer.get("memory", layer))) for layer in layers)
+
+
+def _initial(layer: Any) -> dict[str, Any]:
+    """Initial weights of what learns in a layer; levels that are one layer have a projection each if they do."""
+    initial = layer.get("initial", {})
+    if "level_0" not in initial:
+        return initial
+    return {name: weights for name, weights in initial.items() if name.replace("level", "values") in layer}

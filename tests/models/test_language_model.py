@@ -43,6 +43,16 @@ STACKS = {
     "context": lambda: config(blocks=("mac",), window=2 * CHUNK, persistent=2),
     "lstm": lambda: config(blocks=("lstm",)),
     "levels": lambda: config(blocks=("attention",), levels=(LevelConfig(), LevelConfig(period=2))),
+    "nested levels": lambda: config(
+        blocks=("attention",),
+        levels=(LevelConfig(), LevelConfig(period=CUT), LevelConfig(period=2)),
+        topology="nested",
+    ),
+    "independent levels": lambda: config(
+        blocks=("attention",),
+        levels=(LevelConfig(period=2, rule=rules.titans()), LevelConfig(), LevelConfig(period=4)),
+        topology="independent",
+    ),
     "levels in turn": lambda: config(
         blocks=("attention", "memory"),
         layers=3,

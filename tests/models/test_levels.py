@@ -25,7 +25,7 @@ from nested_jax.models import (
     parameter_count,
     stack_levels,
 )
-from nested_jax.run.describe import describe_model
+from nested_jax.run.describe import describe_model, description
 from nested_jax.train.experiment import Experiment
 
 KEY = jax.random.key(2)
@@ -138,6 +138,45 @@ def test_the_size_of_a_family_is_kept_and_counted():
     config = family("titans-lmm", layers=3, levels=levels[:2], levels_per_block=1)
     shapes = jax.eval_shape(LanguageModel(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     assert count(config) == parameter_count(shapes["params"])
+
+
+@pytest.mark.parametrize("topology", ["nested", "independent"])
+def test_levels_that_are_one_layer_are_described_and_counted(topology):
+    levels = (LevelConfig(), LevelConfig(period=8), LevelConfig(period=4, rule=rules.titans()))
+    model = family("transformer++", levels=levels, topology=topology)
+    found = description(Experiment(model=model, data=TextConfig(), steps=1))
+    assert [one.tokens for one in found.components[2:]] == [TextConfig().sequence_length, 8, 4]
+    weights = 3 * model.dim * model.level_hidden
+    projected = [0, model.dim * (model.dim + 1) + 1, model.dim * (model.dim + 3) + 3]  # values, gates and their biases
+    assert [one.parameters for one in found.components[2:]] == [2 * (weights + own) for own in projected]
+    assert f"of which {2 * 2 * weights:,} are initial weights" in "\n".join(found.notes)
+    shapes = jax.eval_shape(LanguageModel(model).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert count(model) == parameter_count(shapes["params"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["sequential", "nested", "independent"])
+def test_levels_are_only_read_where_nothing_is_learned(topology):
+    """Behind a whole period a token gets the same logits with and without learning; only learning moves the levels."""
+    config = transformer(layers=1, levels=(LevelConfig(), LevelConfig(period=4), LevelConfig(period=2)))
+    config = dataclasses.replace(config, topology=topology)
+    model, variables = LanguageModel(config), {"params": drawn(config)}
+    _, state = jax.jit(model.apply)(variables, TOKENS[:, :4])
+    step = jax.jit(functools.partial(model.apply, variables, method="step"), static_argnames="learn")
+    (read, same), (written, moved) = (step(TOKENS[:, 4], state, learn=learn) for learn in (False, True))
+    np.testing.assert_allclose(read, written, rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, same[0].levels, state[0].levels)
+    before, after = (jax.tree.leaves(each[0].levels) for each in (state, moved))
+    assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_nested_levels_go_from_slow_to_fast():
+    levels = (LevelConfig(period=4), LevelConfig(period=8))
+    transformer(levels=levels).validate()
+    with pytest.raises(ValueError, match=r"from slow to fast .* got the periods \[4, 8\]"):
+        transformer(levels=levels, topology="nested").validate()
+    with pytest.raises(ValueError, match=r"topology must be one of .* got 'ring'"):
+        transformer(levels=levels, topology="ring").validate()
 
 
 def test_describe_shows_levels_with_their_periods():
