@@ -40,12 +40,26 @@ def linear_attention() -> MemoryConfig:
     return MemoryConfig(memory=memory)
 
 
+def self_modifying(largest: float) -> MemoryConfig:
+    """The same memory, its keys, values and η made by memories that learn, too; all at the weights before the token."""
+    one = nj.Memory(
+        nj.networks.Linear(),
+        nj.objectives.dot_product,
+        nj.rules.delta_gradient_descent(form="explicit"),
+        chunk_size=1,
+        read="start",
+    )
+    makers = nj.Memory(nj.networks.MLP(expansion=1), rule=nj.rules.delta_gradient_descent(), chunk_size=1, read="start")
+    return MemoryConfig(memory=nj.memory.SelfModifying(one, makers, max_learning_rate=largest))
+
+
 MODELS: dict[str, ModelConfig] = {
     "attention": ModelConfig(blocks=("attention",), attention=AttentionConfig(max_length=TESTED)),
     "linear attention": ModelConfig(memory=linear_attention()),
     "LSTM": ModelConfig(blocks=("lstm",)),
     "delta (η ≤ 1)": ModelConfig(memory=delta(1.0)),
     "delta (η ≤ 2)": ModelConfig(memory=delta(2.0)),
+    "self-modifying (η ≤ 2)": ModelConfig(memory=self_modifying(2.0)),
 }
 
 
