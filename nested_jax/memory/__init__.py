@@ -4,7 +4,8 @@ from nested_jax.memory import features, networks, objectives
 from nested_jax.memory.any_memory import AnyMemory
 from nested_jax.memory.caching import Cached, CachedState
 from nested_jax.memory.continuum import Continuum, ContinuumState
-from nested_jax.memory.memory import Memory, explain
+from nested_jax.memory.explain import explain
+from nested_jax.memory.memory import Memory
 from nested_jax.memory.self_modifying import SelfModifying, SelfModifyingState
 from nested_jax.memory.surprise import surprise
 from nested_jax.memory.tnt import TNT, TNTState

@@ -328,24 +328,3 @@ def check_reset(reset: jax.Array | None, tokens: int, chunk_size: int) -> None:
     chunks = -(-tokens // chunk_size)
     if reset is not None and jnp.shape(reset) != (chunks,):
         raise ValueError(f"reset: expected shape ({chunks},), one flag per chunk, got {jnp.shape(reset)}")
-
-
-def explain(memory: Memory, dim: int | tuple[int, int] = 64) -> None:
-    """Prints what the engine reads off a memory's rule, and the path it chose, in words.
-
-    Args:
-      memory: the memory.
-      dim: features of keys and values, or (dim_k, dim_v).
-
-    Example:
-      >>> import nested_jax as nj
-      >>> nj.explain(nj.Memory(rule=nj.rules.gradient_descent(), chunk_size=16))
-      scale_by_learning_rate(): elementwise-linear
-      implementation: dual. Chunk by chunk: response, as masked attention, no weights of a token are formed.
-    """
-    plan = memory.plan(dim)
-    for name, found in plan.links:
-        notes = [{"linear": "elementwise-linear"}.get(found.kind, found.kind)]
-        notes += ["reads the weights"] * found.reads_weights + ["with a clock"] * found.clock
-        print(f"{name}: {', '.join(notes)}" + (f" ({found.reason})" if found.reason else ""))
-    print(f"implementation: {plan.implementation}. {plan.reason[0].upper()}{plan.reason[1:]}.")

@@ -177,6 +177,17 @@ def test_explain_says_what_was_found_and_chosen(memory, words, capsys):
     assert all(word in text for word in words), text
 
 
+def test_explain_goes_through_systems_of_memories(capsys):
+    coarse = nj.Memory(nj.networks.Linear(), rule=nj.rules.gradient_descent(), chunk_size=8, read="start")
+    nj.explain(nj.memory.TNT(coarse, (nj.Memory(rule=nj.rules.atlas(), chunk_size=4),), 8), dim=8)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["global_memory:", "  scale_by_learning_rate(): elementwise-linear", lines[2]]
+    assert lines[2].startswith("  implementation: dual")
+    assert lines[3:5] == ["local_memories[0]:", "  momentum(): elementwise-linear"]
+    with pytest.raises(ValueError, match=r"expected an nj.Memory or a system of them, got Linear"):
+        nj.explain(nj.networks.Linear())
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_an_mlp_of_depth_one_without_residual_is_linear(bias):
     network = nj.networks.MLP(depth=1, residual=False, bias=bias)

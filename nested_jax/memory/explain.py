@@ -1,0 +1,59 @@
+"""`explain`: what the engine reads off the rules of a memory, or of a system of memories, in words."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from nested_jax.memory.memory import Memory
+
+
+def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
+    """Prints what the engine reads off a memory's rule, and the path it chose, in words.
+
+    Args:
+      memory: an `nj.Memory`, or what is made of several (`nj.memory.TNT`, `Cached`, `SelfModifying`, `Continuum`), of
+        which each is explained under its name.
+      dim: features of keys and values, or (dim_k, dim_v).
+
+    Raises:
+      ValueError: if there is no memory in what is given.
+
+    Example:
+      >>> import nested_jax as nj
+      >>> one = nj.Memory(rule=nj.rules.gradient_descent(), chunk_size=16)
+      >>> nj.explain(one)
+      scale_by_learning_rate(): elementwise-linear
+      implementation: dual. Chunk by chunk: response, as masked attention, no weights of a token are formed.
+
+      >>> nj.explain(nj.memory.Cached(one))
+      memory:
+        scale_by_learning_rate(): elementwise-linear
+        implementation: dual. Chunk by chunk: response, as masked attention, no weights of a token are formed.
+    """
+    if isinstance(memory, Memory):
+        print("\n".join(_lines(memory, dim)))
+        return
+    found = list(_memories(memory))
+    if not found:
+        raise ValueError(f"memory: expected an nj.Memory or a system of them, got {type(memory).__name__}")
+    for name, one in found:
+        print("\n  ".join([f"{name}:", *_lines(one, dim)]))
+
+
+def _lines(memory: Memory, dim: int | tuple[int, int]) -> Iterator[str]:
+    plan = memory.plan(dim)
+    for name, found in plan.links:
+        notes = [{"linear": "elementwise-linear"}.get(found.kind, found.kind)]
+        notes += ["reads the weights"] * found.reads_weights + ["with a clock"] * found.clock
+        yield f"{name}: {', '.join(notes)}" + (f" ({found.reason})" if found.reason else "")
+    yield f"implementation: {plan.implementation}. {plan.reason[0].upper()}{plan.reason[1:]}."
+
+
+def _memories(system: Any) -> Iterator[tuple[str, Memory]]:
+    """The memories among the fields of a system, by name."""
+    for field in dataclasses.fields(system) if dataclasses.is_dataclass(system) else ():
+        value = getattr(system, field.name)
+        each = value if isinstance(value, tuple) else (value,)
+        for place, one in enumerate(each):
+            if isinstance(one, Memory):
+                yield f"{field.name}[{place}]" if isinstance(value, tuple) else field.name, one
