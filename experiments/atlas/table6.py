@@ -10,8 +10,8 @@ hyperparameters; bring a text of 30B tokens and a pod). All rows of a size have 
 width of their feed-forward layers, and the same tokens in the same order.
 
 Measured with one block, 300 steps of 256 bytes and 103,148 to 104,543 parameters, as Newton-Schulz for every token
-takes minutes on a CPU (2 cores of an AMD EPYC virtual machine, jax 0.10.2, 2026-11-23; seeds 0-2; bits per byte on 199,936
-validation bytes, context 128; changes in percent as in `experiments/titans/table5.py`):
+takes minutes on a CPU (2 cores of an AMD EPYC virtual machine, jax 0.10.2, 2026-11-23; seeds 0-2; bits per byte on
+199,936 validation bytes, context 128; changes in percent as in `experiments/titans/table5.py`):
 
     python -m nested_jax sweep --config=experiments/atlas/table6.py --seeds=0,1,2 --config.model.layers=1
     (and --config.data.batch_size=2 --config.data.sequence_length=128 in the same line)

@@ -95,7 +95,7 @@ class MLP:
 
     def init(self, key: jax.Array, dim_k: int, dim_v: int) -> dict[str, jax.Array]:
         """Initial weights: normal with variance 1 / fan-in (our choice; Titans is silent), biases 0, gain 1."""
-        widths = [dim_k, *[self.expansion * dim_v] * (self.depth - 1), dim_v]
+        widths = self.widths(dim_k, dim_v)
         weights = {}
         for layer, subkey in enumerate(jax.random.split(key, self.depth), 1):
             weights[f"w{layer}"] = _matrix(subkey, widths[layer - 1], widths[layer])
@@ -104,6 +104,10 @@ class MLP:
         if self.norm:
             weights["gain"] = jnp.ones(dim_v)
         return weights
+
+    def widths(self, dim_k: int, dim_v: int) -> list[int]:
+        """Features of the input, of every hidden layer and of the output."""
+        return [dim_k, *[self.expansion * dim_v] * (self.depth - 1), dim_v]
 
     def dims(self, weights: Mapping[str, jax.Array]) -> tuple[int, int]:
         """(D_k, D_v) of some weights."""

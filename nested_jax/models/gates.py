@@ -13,7 +13,8 @@ any other               sigmoid(z)                         0.5
 ======================  =================================  ===============================
 
 z = x W + b with W = 0 at the start; m = 1 / (chunk_size · window · |k|²) unless configured, |k|² being 1, or the sum of
-the initial Taylor weights where there are features. A gate whose name ends in one of the first three
+the initial Taylor weights where there are features. Behind a LayerNorm m is also divided by the width H of the layer
+before it. A gate whose name ends in one of the first three
 (``slow_momentum``) is of that kind.
 
 A start may be given for every head, and gates named in ``fixed`` stay there: W = 0 and b are no parameters then.
@@ -28,7 +29,11 @@ Why this learning rate: gradients of a chunk are taken at the weights of its sta
 keys (a line of spaces) add up, each living on for 1 / (1 − momentum) steps. A linear memory overshoots its target when
 learning_rate · C · |k|² / (1 − momentum) exceeds 1 and diverges beyond 2. The form above keeps that number below 1
 whatever the gates learn; without the factor 1 − momentum small models diverged on such runs within 100 steps.
-Newton-Schulz makes every step of the same length; a larger ``max_learning_rate`` may then suit a windowed rule.
+With x + LN(h W), h of H features and W's entries of variance 1 / H, the norm divides by a standard deviation of
+|h| / √H, its gradient does so once more, and h comes in squared: a step moves the answer H times as far as it would for
+h of length one without the norm. Without the factor 1 / H gradients of 1e14 came back through chunks of 64 of Yaad;
+with it the loss fell faster, too. Newton-Schulz makes every step of the same length; a larger ``max_learning_rate`` may
+then suit a windowed rule.
 """
 
 from __future__ import annotations
@@ -46,6 +51,7 @@ from flax import linen as nn
 
 from nested_jax import rules
 from nested_jax.memory import Memory, objectives
+from nested_jax.memory.networks import MLP
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.layers import at_least_float32
 
@@ -81,7 +87,8 @@ def gate_table(config: MemoryConfig, head_dim: int | None = None) -> dict[str, G
 
     Args:
       config: the memory and the initial values.
-      head_dim: features of a head, where they are not in the config and there is a `gate_rank`.
+      head_dim: features of a head, where they are not in the config and there is a `gate_rank`, or a norm in the
+        network.
 
     Returns:
       Gates by name, in the order of the rule.
@@ -122,7 +129,7 @@ def _part_table(
     if maximum is None:
         with jax.ensure_compile_time_eval():
             length = 1.0 if config.features is None else float(jnp.sum(config.features.coefficients()))
-        maximum = 1 / (memory.chunk_size * memory.window * length)
+        maximum = 1 / (memory.chunk_size * memory.window * length * _norm_factor(config, memory, channels))
         fixed = [float(c) for name, c in constants.items() if _kind(name) == "momentum" and isinstance(c, Real)]
         maximum *= math.prod(1 - c for c in fixed if c < 1)
     kinds = {
@@ -144,9 +151,24 @@ def _part_table(
     return table
 
 
+def _norm_factor(config: MemoryConfig, memory: Memory, channels: int | None) -> int:
+    """H where the network ends in a LayerNorm, else 1."""
+    network = memory.network
+    if not isinstance(network, MLP) or not network.norm:
+        return 1
+    if channels is None:
+        raise ValueError("head_dim: expected the features of a head, as the memory's network has a norm, got None")
+    return network.widths(_key_width(config, channels), channels)[-2]
+
+
+def _key_width(config: MemoryConfig, channels: int) -> int:
+    """Features of a key as the memory gets it."""
+    width = config.key_dim or channels
+    return width if config.features is None else config.features.dim(width)
+
+
 def _channel_wise(config: MemoryConfig, memory: Memory, names: Collection[str], channels: int) -> list[str]:
     """Which of a memory's gates are channel-wise, where there is a `gate_rank`."""
-    features = config.features
     of_rule = [name for name in rules.gates(memory.rule) if name in names and memory.step_per == "token"]
     of_objective = [name for name in objectives.gates(memory.objective) if name in names]
     if not of_rule and not of_objective:
@@ -161,8 +183,7 @@ def _channel_wise(config: MemoryConfig, memory: Memory, names: Collection[str], 
         rule = optax.with_extra_args_support(memory.rule)
         return rule.update(weights, rule.init(weights), weights, **gates)[0]
 
-    keys = config.key_dim or channels
-    dim = (keys if features is None else features.dim(keys), channels)
+    dim = (_key_width(config, channels), channels)
     weights = jax.eval_shape(lambda key: memory.init(key, dim), jax.random.key(0))
     try:
         jax.eval_shape(step, weights, {name: jax.ShapeDtypeStruct((channels,), jnp.float32) for name in of_rule})

@@ -105,6 +105,17 @@ def test_gates_stay_in_range_for_extreme_tokens(size):
     assert jnp.all(gates["learning_rate"] <= (1 - gates["momentum"]) / 8)
 
 
+@pytest.mark.parametrize(
+    ("network", "width"), [(MLP(2, expansion=2, norm=True), 12), (MLP(1, norm=True), 6), (MLP(), 1)]
+)
+def test_a_norm_behind_the_network_divides_the_learning_rate_by_the_width_before_it(network, width):
+    config = MemoryConfig(memory=Memory(network, rule=rules.gradient_descent(), chunk_size=4))
+    assert gate_table(config, 6)["learning_rate"].maximum == 1 / (4 * width)
+    if width > 1:
+        with pytest.raises(ValueError, match="head_dim: expected the features of a head, as the memory's network has"):
+            gate_table(config)
+
+
 def yaad(rank, window=1, **options):
     """Channel-wise learning rate, decay and bound of the error, as in MIRAS."""
     memory = Memory(MLP(2, expansion=2), huber(), rules.yaad(), chunk_size=4, window=window, **options)
