@@ -238,20 +238,23 @@ def _gated_delta(largest: float) -> Build:
 FAMILIES |= {"gated-deltanet": _gated_delta(1.0), "gated-deltanet-2": _gated_delta(2.0)}
 
 
-def _ttt(network: MLP, largest: float, mean: bool = False) -> Build:
+def _ttt(network: MLP, base: float | None = None) -> Build:
     def build(size: Size) -> dict[str, Any]:
-        """TTT §2: x + LN(f(x)), η = largest · sigmoid, the sum or the mean of the gradients of mini-batches of 16."""
+        """TTT §2: x + LN(f(x)), the sum of the gradients of mini-batches of 16, at the usual learning rates.
+
+        With a base: their running mean, and η = base / head_dim · sigmoid, as in public code.
+        """
         batch = min(16, size.chunk)
-        links = [rules.scale_by_learning_rate()] + [rules.running_mean(batch)] * mean
-        memory = Memory(network, rule=rules.chain(*links), chunk_size=batch)
+        mean, largest = ([], None) if base is None else ([rules.running_mean(batch)], base * size.heads / size.dim)
+        memory = Memory(network, rule=rules.chain(rules.scale_by_learning_rate(), *mean), chunk_size=batch)
         return _memory(size, memory, max_learning_rate=largest)
 
     return build
 
 
 TTT_LINEAR, TTT_MLP = MLP(depth=1, norm=True), MLP(norm=True)
-FAMILIES |= {"ttt-linear": _ttt(TTT_LINEAR, 1.0), "ttt-linear-mean": _ttt(TTT_LINEAR, 1.0, mean=True)}
-FAMILIES |= {"ttt-mlp": _ttt(TTT_MLP, 0.1), "ttt-mlp-mean": _ttt(TTT_MLP, 0.1, mean=True)}
+FAMILIES |= {"ttt-linear": _ttt(TTT_LINEAR), "ttt-linear-mean": _ttt(TTT_LINEAR, 1.0)}
+FAMILIES |= {"ttt-mlp": _ttt(TTT_MLP), "ttt-mlp-mean": _ttt(TTT_MLP, 0.1)}
 
 
 @_family("transformer++")
