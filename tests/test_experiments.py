@@ -1,6 +1,7 @@
 """Every experiment file: documented, valid in its variants, and a model that builds and steps by shapes alone."""
 
 import importlib.util
+import json
 import pathlib
 import re
 import sys
@@ -92,3 +93,32 @@ def test_a_comparison_of_optimizers_goes_on_where_it_was(monkeypatch, tmp_path, 
     (line,) = (line for line in text.splitlines() if line.startswith("SGD"))
     assert float(line.split("  ")[-1]) > 0
     assert "0.3 (at the edge)" in line
+
+
+@pytest.mark.slow
+def test_a_stream_of_topics_is_learned_by_one_level_and_by_four(monkeypatch, tmp_path, capsys):
+    """Held-out text of a topic gets better while the topic is read; the pieces go on where they were."""
+    continual = script("continual")
+    monkeypatch.setattr(continual, "SEEDS", (0,))
+    for _ in range(2):
+        continual.main(["--steps", "64", "--every", "32", "--output", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert text.count("left") == 2
+    assert (tmp_path / "continual.png").stat().st_size > 10_000
+    curves = json.loads((tmp_path / "curves.json").read_text())["four levels 64 32 0"]
+    assert len(curves["English"]) == 1 + 4 * 2
+    assert curves["tables"][6] < curves["tables"][4] - 1  # while tables are read
+    assert curves["English"][6] > curves["English"][2]  # what was learned first is forgotten
+
+
+@pytest.mark.slow
+def test_time_to_a_loss_is_steps_times_seconds(monkeypatch, tmp_path, capsys):
+    table1 = script("table1")
+    monkeypatch.setattr(table1, "LENGTH", 128)
+    arguments = ["--chunks", "64", "--rounds", "2", "--output", str(tmp_path / "tnt.json")]
+    table1.main([*arguments, "--goal", "6", "--limit", "30"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[-8][-1] == rows[-4][-1] == str(table1.MEAN)  # the mean of so many is below a goal that the first one is
+    assert {rows[-5][-1], rows[-1][-1]} >= {"1.0"}
+    table1.main([*arguments, "--goal", "0.1", "--limit", "21"])
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "–"
