@@ -6,8 +6,8 @@
 
 Variants are rows, each at a size: `no-muon` and `no-muon@small` (190k parameters on the sources of the standard
 library, byte by byte, minutes on a CPU), `no-muon@tiny` (for tests), `no-muon@760m` (the paper's size and
-hyperparameters; bring a text of 30B tokens and a pod). All rows of a size have the same number of parameters, by the
-width of their feed-forward layers, and the same tokens in the same order.
+hyperparameters; bring a text of 30B tokens and a pod). All rows of a size have the same number of parameters to within
+3 %, by the width of their feed-forward layers, and the same tokens in the same order.
 
 Measured with one block, 300 steps of 256 bytes and 103,148 to 104,543 parameters, as Newton-Schulz for every token
 takes minutes on a CPU (2 cores of an AMD EPYC virtual machine, jax 0.10.2, 2026-11-23; seeds 0-2; bits per byte on

@@ -6,8 +6,8 @@
 
 Variants are rows, each at a size: `no-momentum` and `no-momentum@small` (190k parameters on the sources of the standard
 library, byte by byte, minutes on a CPU), `no-momentum@tiny` (for tests), `no-momentum@1.3b` (the paper's size; bring a
-text of 100B tokens and a pod). All rows of a size have the same number of parameters, by the width of their
-feed-forward layers, and the same tokens in the same order.
+text of 100B tokens and a pod). All rows of a size have the same number of parameters to within 3 %, by the width of
+their feed-forward layers, and the same tokens in the same order.
 
 The rows take away what the printed equations (83-93) do not have: a momentum, and a memory that generates queries. So
 the first row is our family `hope` with both (our choice: the momentum stands between delta gradient descent and

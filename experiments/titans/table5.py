@@ -6,8 +6,8 @@
 
 Variants are rows, each at a size: `mag` and `mag@small` (190k parameters on the sources of the standard library, byte
 by byte, a minute on a CPU), `mag@tiny` (for tests), `mag@400m` (the paper's size and hyperparameters; bring a text of
-15B tokens and a pod). All rows of a size have the same number of parameters, by the width of their feed-forward
-layers, and the same tokens in the same order.
+15B tokens and a pod). All rows of a size have the same number of parameters to within 3 %, by the width of their
+feed-forward layers, and the same tokens in the same order.
 
 Measured at "small" with the two commands (2 cores of an AMD EPYC virtual machine, jax 0.10.2, 2026-11-23; 300 steps of
 1,024 bytes, seeds 0-2, about a minute each; bits per byte on 199,936 validation bytes; changes of the loss in percent,

@@ -7,7 +7,8 @@
 
 Variants are rows, each at a size: `tnt-8` and `tnt-8@small` (190k parameters on the sources of the standard library,
 byte by byte, a minute on a CPU), `tnt-8@tiny` (for tests), `tnt-8@170m` (bring a text of 10B tokens and a pod). Local
-chunks are in a row's name. All rows of a size have the same number of parameters and the same tokens in the same order.
+chunks are in a row's name. All rows of a size have the same number of parameters to within 3 % and the same tokens in
+the same order.
 
 `two-` before a row is the second stage: the trained parameters, local chunks half as long, a twentieth of the steps.
 Chunks set the range of a layer's learning rates, so that the second stage keeps the first one's ranges by name. The

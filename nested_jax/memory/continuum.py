@@ -67,6 +67,25 @@ def check_periods(name: str, periods: Sequence[int | None]) -> int:
     return found[-1] if found else 1
 
 
+def check_nested(name: str, periods: Sequence[int | None]) -> None:
+    """Periods of nested levels fall from one to the next; those that never change come first.
+
+    Args:
+      name: what to call them in the message.
+      periods: as for `check_periods`.
+
+    Raises:
+      ValueError: if they do not.
+
+    Example:
+      >>> check_nested("levels", [None, None, 8, 2])
+    """
+    pace = [float("inf") if period is None else period for period in periods]
+    for slow, fast in itertools.pairwise(pace):
+        if fast > slow or fast == slow < float("inf"):
+            raise ValueError(f"{name}: expected nested levels from slow to fast, got the periods {tuple(periods)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Continuum:
     """Levels of a network, each learning at its own pace while it reads.
@@ -125,12 +144,7 @@ class Continuum:
                 raise ValueError(f"levels[{number}]: expected a Memory or a network, got {type(level).__name__}")
         check_periods("levels", self.periods)
         if self.topology == "nested":
-            pace = [float("inf") if period is None else period for period in self.periods]
-            for number, (slow, fast) in enumerate(itertools.pairwise(pace)):
-                if fast > slow or (fast == slow and self.periods[number] is not None):
-                    raise ValueError(
-                        f"levels: expected nested levels from slow to fast, got the periods {self.periods}"
-                    )
+            check_nested("levels", self.periods)
 
     @property
     def periods(self) -> tuple[int | None, ...]:

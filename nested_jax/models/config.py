@@ -10,7 +10,7 @@ import optax
 
 from nested_jax import rules
 from nested_jax.memory import AnyMemory, Memory, SelfModifying, objectives
-from nested_jax.memory.continuum import TOPOLOGIES, check_periods
+from nested_jax.memory.continuum import TOPOLOGIES, check_nested, check_periods
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import GatedMLP
 from nested_jax.scan.operations import Objective
@@ -273,15 +273,15 @@ class ModelConfig:
             level.validate()
         if self.topology not in TOPOLOGIES:
             raise ValueError(f"topology must be one of {TOPOLOGIES}, got {self.topology!r}")
-        pace = [level.period or float("inf") for level in self.levels]
-        if self.topology == "nested" and pace != sorted(pace, reverse=True):
-            raise ValueError(f"levels must go from slow to fast where they are nested, got the periods {pace}")
         if self.levels_per_block is not None:
             _at_least("levels_per_block", self.levels_per_block, 1)
             if not self.levels:
                 raise ValueError(
                     f"levels_per_block must be None where there are no levels, got {self.levels_per_block}"
                 )
+        if self.topology == "nested":
+            for levels in self.block_levels:
+                check_nested("levels", [level.period for level in levels])
         _ = self.chunk_size
         if HYBRIDS & set(self.kinds) and self.attention.window is None:
             raise ValueError("attention.window must be given for blocks of memory and attention, got None")

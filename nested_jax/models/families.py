@@ -189,7 +189,7 @@ def _yaad(size: Size) -> dict[str, Any]:
 def _memora(size: Size) -> dict[str, Any]:
     """MIRAS eq 27, the softmax at the ends of chunks; gates per token, as the softmax sees no decay per channel.
 
-    The softmax over H inputs moves its shares H times less than its accumulator moves, which makes up for the norm.
+    The learning rate is not divided for the norm: the weights are shares of a softmax, and long chunks train as it is.
     """
     memory = Memory(MLP(norm=True), rule=rules.memora(axis=0), chunk_size=size.chunk, read="start")
     return _memory(size, memory, max_learning_rate=1 / size.chunk)

@@ -173,8 +173,10 @@ def test_levels_are_only_read_where_nothing_is_learned(topology):
 def test_nested_levels_go_from_slow_to_fast():
     levels = (LevelConfig(period=4), LevelConfig(period=8))
     transformer(levels=levels).validate()
-    with pytest.raises(ValueError, match=r"from slow to fast .* got the periods \[4, 8\]"):
-        transformer(levels=levels, topology="nested").validate()
+    transformer(levels=levels, topology="nested", levels_per_block=1).validate()
+    for nested in (levels, levels[:1] * 2):
+        with pytest.raises(ValueError, match=r"levels: expected nested levels from slow to fast, got the periods \(4,"):
+            transformer(levels=nested, topology="nested").validate()
     with pytest.raises(ValueError, match=r"topology must be one of .* got 'ring'"):
         transformer(levels=levels, topology="ring").validate()
 
