@@ -271,7 +271,11 @@ def _sliding_window(size: Size) -> dict[str, Any]:
 
 def _lact(variant: str) -> Build:
     def build(size: Size) -> dict[str, Any]:
-        """LaCT §3-4: SwiGLU fast weights, one step per large chunk, and window attention on the same projections."""
+        """LaCT §3-4: SwiGLU fast weights, one step per large chunk, and window attention on the same projections.
+
+        Newton-Schulz lifts what is small in a chunk's gradient, and sends back gradients of norm 90 to 240 through
+        chunks of equal bytes, where other families have 2 to 6: clip them (`OptimizerConfig` does).
+        """
         network = GatedMLP(expansion=1, activation=jax.nn.silu, residual=False)
         rule = rules.lact(variant=variant)
         options: dict[str, Any] = {"chunk_size": size.large, "step_per": "chunk", "read": "start"}
