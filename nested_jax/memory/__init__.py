@@ -1,6 +1,6 @@
 """Memories: network × objective × rule over a sequence."""
 
-from nested_jax.memory import features, networks, objectives
+from nested_jax.memory import features, networks, objectives, slots
 from nested_jax.memory.any_memory import AnyMemory
 from nested_jax.memory.caching import Cached, CachedState
 from nested_jax.memory.continuum import Continuum, ContinuumState
@@ -27,5 +27,6 @@ __all__ = [
     "features",
     "networks",
     "objectives",
+    "slots",
     "surprise",
 ]
