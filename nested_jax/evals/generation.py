@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from nested_jax import config as configs
 from nested_jax.evals.sampling import Sampling
+from nested_jax.memory.slots import SlotState
 from nested_jax.models import MemoryLayerState, load_state, save_state, saved_rows
 from nested_jax.models.hybrids import ContextState
 from nested_jax.models.layers import at_least_float32
@@ -267,10 +268,12 @@ class Generator:
     def _places(self, context: Context) -> np.ndarray:
         """How many tokens each row is behind a place where all chunks, periods and segments begin, [B]."""
         places = np.zeros(len(context.logits), int)
-        parts = MemoryLayerState, ContextState
+        parts = MemoryLayerState, ContextState, SlotState
         for part in jax.tree.leaves(context.state, is_leaf=lambda node: isinstance(node, parts)):
             if isinstance(part, ContextState):
                 places = np.maximum(places, part.position)
+            elif isinstance(part, SlotState):
+                places = places if part.position is None else np.maximum(places, part.position)
             elif isinstance(part, MemoryLayerState) and part.memory.position is not None:
                 places = np.maximum(places, part.memory.position[:, 0])
         return places

@@ -8,6 +8,7 @@ from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, LevelsState, parameter_count, state_bytes
 from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
+from nested_jax.models.slot_layer import SlotLayer
 from nested_jax.models.stacking import stack_levels
 from nested_jax.models.state_file import load_state, save_state, saved_rows
 
@@ -28,6 +29,7 @@ __all__ = [
     "MemoryLayer",
     "MemoryLayerState",
     "ModelConfig",
+    "SlotLayer",
     "count",
     "family",
     "gate_table",

@@ -13,9 +13,10 @@ from nested_jax.memory import AnyMemory, Memory, SelfModifying, objectives
 from nested_jax.memory.continuum import TOPOLOGIES, check_nested, check_periods
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import GatedMLP
+from nested_jax.memory.slots import SlotMemory
 from nested_jax.scan.operations import Objective
 
-BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lact", "lstm")
+BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lact", "slots", "lstm")
 HYBRIDS = frozenset(["mag", "mal", "mac", "lact"])
 WITH_MEMORY, WITH_ATTENTION = HYBRIDS | {"memory"}, HYBRIDS | {"attention"}
 DTYPES = ("float32", "bfloat16", "float64")
@@ -168,9 +169,10 @@ class ModelConfig:
       blocks: kinds of block, repeated over the layers: ``("memory",)`` is Titans' LMM, ``("attention",)`` a
         Transformer++, ``("memory", "attention")`` alternates; ``"mag"``, ``"mal"`` and ``"mac"`` have memory and
         attention in one layer, as a gate, one after the other, and as context (Titans §4); ``"lact"`` has them on the
-        same projections, added (LaCT §4); ``"lstm"`` is a baseline.
+        same projections, added (LaCT §4); ``"slots"`` has slots that fade (CMS); ``"lstm"`` is a baseline.
       memory: of the blocks with a memory.
       attention: of the blocks with attention. A window is what makes them local, and MAC's segment.
+      slots: of the blocks with slots.
       expansion: hidden features of the SwiGLU layers over dim, rounded up to a multiple of 8; of all levels of a block
         together, where there are levels.
       levels: the feed-forward part of a block as levels of a continuum memory, one pre-norm residual layer each, in the
@@ -198,6 +200,7 @@ class ModelConfig:
     blocks: tuple[str, ...] = ("memory",)
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
+    slots: SlotMemory = dataclasses.field(default_factory=SlotMemory)
     expansion: float = 8 / 3
     levels: tuple[LevelConfig, ...] = ()
     topology: str = "sequential"
@@ -213,11 +216,13 @@ class ModelConfig:
 
     @property
     def chunk_size(self) -> int:
-        """The grid on which documents begin and states are handed over: the memory's chunk, 1 without a memory.
+        """The grid on which documents begin and states are handed over: the memory's or slots' chunk, else 1.
 
         With MAC it is the segment. With levels it is the longest of these and their periods.
         """
-        return check_periods("levels, memory", [self._mixer_grid, *(level.period for level in self.levels)])
+        slots = self.slots.chunk_size if "slots" in self.kinds else 1
+        periods = [level.period for level in self.levels]
+        return check_periods("levels, memory, slots", [self._mixer_grid, slots, *periods])
 
     @property
     def _mixer_grid(self) -> int:

@@ -19,6 +19,7 @@ from nested_jax import rules
 from nested_jax.memory import Memory, SelfModifying, objectives
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import MLP, GatedMLP, Linear
+from nested_jax.memory.slots import Level, SlotMemory
 from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
 from nested_jax.models.language_model import LanguageModel, parameter_count
 
@@ -287,6 +288,16 @@ def _lact(variant: str) -> Build:
 
 
 FAMILIES |= {"lact": _lact("muon"), "lact-momentum": _lact("momentum"), "lact-gd": _lact("gradient_descent")}
+
+
+@_family("slots")
+def _slots(size: Size) -> dict[str, Any]:
+    """CMS §8.3 and §10: three levels of slots, decays 0.1, 0.05 and 0.01; slower ones have more and wider slots."""
+    slots, width = min(64, size.dim // 8), size.dim // 4
+    levels = tuple(Level(slots * 2**n, width * 2**n, decay) for n, decay in enumerate((0.1, 0.05, 0.01)))
+    key_dim = min(64, size.dim // size.heads)
+    memory = SlotMemory(levels, key_dim, event_dim=size.dim // 2, context_dim=size.dim, chunk_size=size.chunk)
+    return {"blocks": ("slots",), "slots": memory}
 
 
 @_family("lstm")

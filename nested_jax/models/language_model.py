@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from nested_jax.memory import SelfModifying
+from nested_jax.memory.slots import SlotState
 from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.config import WITH_MEMORY, LevelConfig, ModelConfig
 from nested_jax.models.continuum_layer import ContinuumLayer
@@ -26,6 +27,7 @@ from nested_jax.models.level_layer import LevelLayer
 from nested_jax.models.lstm import LSTMLayer, LSTMState
 from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
 from nested_jax.models.self_modifying_layer import SelfModifyingLayer
+from nested_jax.models.slot_layer import SlotLayer
 
 BlockState = Any  # by the kind of block, see _STATES
 
@@ -38,6 +40,7 @@ _STATES = {
     "mal": HybridState,
     "mac": ContextState,
     "lact": HybridState,
+    "slots": SlotState,
 }
 
 
@@ -76,6 +79,8 @@ class Block(nn.Module):
             self.mixer = layer(config.memory, config.dim, dtype)
         elif self.kind == "attention":
             self.mixer = AttentionLayer(config.attention, config.dim, dtype)
+        elif self.kind == "slots":
+            self.mixer = SlotLayer(config.slots, config.dim, dtype)
         elif self.kind == "lstm":
             self.mixer = LSTMLayer(config.dim, dtype)
         else:
@@ -111,7 +116,7 @@ class Block(nn.Module):
 
     def step(self, inputs: jax.Array, state: BlockState, learn: bool = True) -> tuple[jax.Array, BlockState]:
         """[B, dim] → [B, dim] and the next state; a memory or a level is only read unless `learn`."""
-        options = {"learn": learn} if self.kind in WITH_MEMORY else {}
+        options = {"learn": learn} if self.kind in WITH_MEMORY | {"slots"} else {}
         mixer, levels = self._parts(state)
         mixed, mixer = self.mixer.step(self.mixer_norm(inputs), mixer, **options)
         return self._feed_forward(inputs + mixed, mixer, levels, lambda level, x, before: level.step(x, before, learn))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax.memory import Memory, SelfModifying
+from nested_jax.memory.slots import SlotMemory, footprint
 from nested_jax.models import (
     AttentionConfig,
     Gate,
@@ -21,7 +22,7 @@ from nested_jax.models import (
     state_bytes,
 )
 from nested_jax.models.config import WITH_ATTENTION, WITH_MEMORY
-from nested_jax.rules import describe_rule, gates
+from nested_jax.rules import describe_rule, gated_gradient_descent, gates
 from nested_jax.run.nesting import Component, table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import OptimizerConfig, path_name
@@ -76,6 +77,9 @@ def description(experiment: Experiment) -> Description:
             beside, (what, note) = what.rule, _memory(experiment.model.memory, memories)
             if kind in WITH_ATTENTION:
                 what = what._replace(rule=f"{what.rule}; attention {beside}")
+            notes.append(f"{name}: {note}")
+        if kind == "slots":
+            what, note = _slots(experiment.model.slots)
             notes.append(f"{name}: {note}")
         size = state_bytes([_parts(states[number])[0] for number in numbers])
         components.append(Component(f"{name} {kind}", *what, sum(map(parameter_count, mixers)), size))
@@ -247,6 +251,16 @@ def _part(config: MemoryConfig, memory: Memory, initial: Sequence[Any], table: M
     return What(_tokens(period), period, _objective(memory.objective), describe_rule(memory.rule)), note
 
 
+def _slots(memory: SlotMemory) -> tuple[What, str]:
+    rule = describe_rule(gated_gradient_descent())
+    levels = "; ".join(
+        f"{row.slots} slots of {row.width} (half-life {row.half_life:.0f} tokens, {row.bytes + row.extra:,} bytes)"
+        for row in footprint(memory)
+    )
+    note = f"{levels}; keys of {memory.key_dim}; addresses from the keys at the start of chunks of {memory.chunk_size}"
+    return What("1 token", 1, "dot_product", f"{rule} on addresses"), note
+
+
 def _attention(config: AttentionConfig) -> What:
     reach = f"last {config.window:,}" if config.window is not None else f"at most {config.max_length:,}"
     return What("1 token", 1, "–", f"keeps keys and values ({reach} tokens)")
@@ -270,7 +284,10 @@ def _fast(params: Any) -> int:
 
 
 def _initial(layer: Any) -> dict[str, Any]:
-    """Initial weights of what learns in a layer; levels that are one layer have a projection each if they do."""
+    """What a layer's memories start from; levels that are one layer have a projection each if they learn."""
+    if "slots" in layer:
+        levels = (part for name, part in layer["slots"].items() if name.startswith("level"))
+        return {"slots": [(level["keys"], level["values"]) for level in levels]}
     initial = layer.get("initial", {})
     if "level_0" not in initial:
         return initial

@@ -228,7 +228,7 @@ class SlotMemory:
         if state.position is None:
             return state
         levels = (
-            slots._replace(frozen=jnp.where(state.position == 0, store.decode(slots.keys), slots.frozen))
+            slots._replace(frozen=select(state.position == 0, store.decode(slots.keys), slots.frozen))
             for slots in state.levels
         )
         return state._replace(levels=tuple(levels))
@@ -237,7 +237,7 @@ class SlotMemory:
         """The levels' answers [..., w] as one, [..., context_dim] (§3.4)."""
         shares = jax.nn.softmax(jnp.concatenate(contexts, axis=-1) @ params["mix"])
         projected = [c @ weights["project"] for c, (_, weights) in zip(contexts, self._each(params), strict=True)]
-        return sum(shares[..., number, None] * c for number, c in enumerate(projected))
+        return jnp.einsum("...l,...ld->...d", shares, jnp.stack(projected, axis=-2))
 
     def _each(self, params: Params) -> list[tuple[Level, dict[str, jax.Array]]]:
         return [(level, params[f"level{number}"]) for number, level in enumerate(self.levels)]

@@ -165,7 +165,7 @@ def merge(memory: SlotMemory, first: SlotState, second: SlotState, share: float 
         def mean(a: Rows, b: Rows, storage: str | None = level.storage) -> Rows:
             return store.encode(share * store.decode(a) + (1 - share) * store.decode(b), storage)
 
-        usage = None if one.usage is None else share * one.usage + (1 - share) * two.usage
+        usage = jax.tree.map(lambda a, b: share * a + (1 - share) * b, one.usage, two.usage)
         after.append(LevelState(mean(one.values, two.values), mean(one.keys, two.keys), usage, one.frozen))
     return first._replace(levels=tuple(after))
 
