@@ -8,6 +8,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -109,6 +110,27 @@ def test_a_stream_of_topics_is_learned_by_one_level_and_by_four(monkeypatch, tmp
     assert len(curves["English"]) == 1 + 4 * 2
     assert curves["tables"][6] < curves["tables"][4] - 1  # while tables are read
     assert curves["English"][6] > curves["English"][2]  # what was learned first is forgotten
+
+
+@pytest.mark.slow
+def test_recall_is_of_what_was_shown(monkeypatch, tmp_path, capsys):
+    recall = script("recall")
+    tokens, target, lags = recall.batch(np.random.default_rng(0), 3)
+    show, ask, _ = np.moveaxis(tokens[..., :3].astype(bool), -1, 0)
+    for row, place in zip(*np.nonzero(ask), strict=True):
+        key = tokens[row, :, 3 : -recall.VALUES]
+        (shown,) = np.nonzero(show[row] & (key == key[place]).all(axis=1))[0]
+        assert np.argmax(tokens[row, shown, -recall.VALUES :]) == target[row, place]
+        assert abs((place - shown) / recall.LAGS[lags[row, place]] - 1) < 0.25
+        assert not tokens[row, place, -recall.VALUES :].any()
+    assert ((target >= 0) == ask).all()
+    assert ask.sum() == 3 * 3 * recall.PAIRS
+    monkeypatch.setattr(recall, "SEEDS", (0,))
+    for _ in range(2):
+        recall.main(["--steps", "2", "--models", "three levels, hybrid", "--output", str(tmp_path / "recall.json")])
+    text = capsys.readouterr().out
+    assert text.count("step 2/2") == 1
+    assert len(text.splitlines()[-1].split("  ")) >= 5
 
 
 @pytest.mark.slow

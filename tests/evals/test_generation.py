@@ -8,11 +8,13 @@ import pytest
 from nested_jax import Memory, networks
 from nested_jax.evals.generation import Generator, generate
 from nested_jax.evals.sampling import Sampling
+from nested_jax.memory.slots import Level, SlotMemory
 from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, MemoryLayerState, ModelConfig
 
 GREEDY = Sampling(0)
 PROMPTS = [b"d", b"for i in range(1000):", b"import", b"class A:"]
 CHUNK = 4
+SLOTS = SlotMemory((Level(3, 4, 0.1, content=0.5), Level(6, 8, 0.01)), 4, 8, 8, CHUNK)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -142,12 +144,12 @@ def test_pieces_of_any_size_are_the_same_text(mixed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mag", "mac"])
+@pytest.mark.parametrize("kind", ["mag", "mac", "slots"])
 def test_hybrids_go_on_from_any_place_in_a_chunk(kind):
     """A prompt in two pieces, cut inside a chunk or segment, is the prompt in one."""
     memory = Memory(network=networks.Linear(), chunk_size=CHUNK)
     config = ModelConfig(dim=8, layers=1, memory=MemoryConfig(memory=memory, heads=2), dtype="float64", blocks=(kind,),
-                         attention=AttentionConfig(heads=2, window=2 * CHUNK))  # fmt: skip
+                         attention=AttentionConfig(heads=2, window=2 * CHUNK), slots=SLOTS)  # fmt: skip
     model = LanguageModel(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     draw = np.random.default_rng(0)

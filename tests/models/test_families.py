@@ -32,7 +32,7 @@ def test_count_is_that_of_the_whole_model(name):
     assert count(config) == parameter_count(variables["params"])
 
 
-@pytest.mark.parametrize("name", ["titans-mac", "moneta-h", "lstm", "atlas++"])
+@pytest.mark.parametrize("name", ["titans-mac", "moneta-h", "lstm", "atlas++", "slots"])
 def test_can_be_described(name):
     text = describe_model(Experiment(model=family(name), data=TextConfig(), steps=1))
     assert f"block{'s 0-1' if name != 'moneta-h' else ' 0'} {family(name).kinds[0]}" in text

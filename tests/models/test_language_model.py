@@ -12,6 +12,7 @@ from nested_jax import rules
 from nested_jax.memory import Memory
 from nested_jax.memory.features import Polynomial
 from nested_jax.memory.networks import MLP, Linear
+from nested_jax.memory.slots import Level, SlotMemory
 from nested_jax.models import (
     AttentionConfig,
     LanguageModel,
@@ -265,6 +266,19 @@ def test_initialisation_makes_float32_parameters_only(x64):
 def test_bad_input_is_named(mixed, bad, message):
     with pytest.raises(ValueError, match=message):
         bad(mixed)
+
+
+def test_slots_are_read_before_they_are_written(x64):
+    levels = Level(3, 4, 0.1, content=0.5), Level(6, 8, 0.01)
+    built = Built(config(blocks=("slots",), layers=1, slots=SlotMemory(levels, 4, 8, 8, chunk_size=CHUNK)))
+    given = tokens()
+    _, state = built.run(given[:, : CHUNK + 1])
+    logits, after = built.step(given[:, CHUNK + 1], state)
+    frozen = jax.jit(lambda token, state: built.model.apply(built.variables, token, state, learn=False, method="step"))
+    read, same = frozen(given[:, CHUNK + 1], state)
+    close(read, logits)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    assert jnp.any(after[0].levels[0].values.codes != state[0].levels[0].values.codes)
 
 
 def test_a_bad_config_is_refused_when_used():

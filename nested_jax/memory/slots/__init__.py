@@ -1,5 +1,6 @@
 """Levels of content-addressable slots that fade, each at its own pace."""
 
+from nested_jax.memory.slots import theorems
 from nested_jax.memory.slots.level import Event, Level, LevelState
 from nested_jax.memory.slots.memory import SlotMemory, SlotState
 from nested_jax.memory.slots.rows import Rows
@@ -19,4 +20,5 @@ __all__ = [
     "important",
     "merge",
     "replay",
+    "theorems",
 ]
