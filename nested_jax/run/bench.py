@@ -7,6 +7,7 @@ BENCHMARKS = {
     "scan": "nested_jax.run.bench_scan",
     "rules": "nested_jax.run.bench_rules",
     "models": "nested_jax.run.bench_models",
+    "slots": "nested_jax.run.bench_slots",
     "newton_schulz": "nested_jax.run.bench_newton_schulz",
 }
 
