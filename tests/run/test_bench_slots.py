@@ -13,7 +13,7 @@ def test_a_table_and_a_picture(monkeypatch, tmp_path, capsys):
     stored = {row[0]: row for row in rows if "KiB" in row}
     assert stored["slots"][3:] == ["32 64", "16 32", "1.00"]  # (64 + 64) floats and two scales a slot: 32.5
     assert stored["levels"][-1] == "1.00"
-    assert [row[1] for row in rows if row[0] == "slots"] == ["all", "best 16", "search", "all"]
+    assert [row[1] for row in rows if row[:1] == ["slots"]] == ["all", "best 16", "search", "all"]
     assert (tmp_path / "slots.png").stat().st_size > 10_000
     assert (tmp_path / "slots.md").read_text().count("µs per token") == 5
 
