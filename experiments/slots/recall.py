@@ -27,7 +27,7 @@ LAGS, DECAYS = (10, 50, 500), (0.1, 0.02, 0.002)
 PAIRS, VALUES, LENGTH, SLOTS, WIDTH = 12, 8, 640, 32, 16
 KINDS = ("show", "ask", "distract")
 ADDRESSES = {"content": 1.0, "hybrid": 0.5, "LRU": 0.0}
-SEEDS, BATCH, RATE = (0, 1, 2), 16, 3e-3
+SEEDS, BATCH, RATE = (0, 1, 2), 16, 1e-2
 FEATURES = len(KINDS) + 2 * len(LAGS) * PAIRS + VALUES  # half of the keys are for distractors
 
 
@@ -104,7 +104,7 @@ def run(memory: SlotMemory, steps: int, seed: int, said: str = "") -> dict[str, 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--chunk", type=int, default=4, help="tokens whose addresses come from the same keys")
     parser.add_argument("--models", default=";".join(MODELS), help="names separated by semicolons")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/recall.json"))

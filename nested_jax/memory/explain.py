@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nested_jax.memory.memory import Memory
+from nested_jax.memory.slots import SlotMemory
 
 
 def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
@@ -12,8 +13,8 @@ def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
 
     Args:
       memory: an `nj.Memory`, or what is made of several (`nj.memory.TNT`, `Cached`, `SelfModifying`, `Continuum`), of
-        which each is explained under its name.
-      dim: features of keys and values, or (dim_k, dim_v).
+        which each is explained under its name; or a `nj.memory.slots.SlotMemory`, level by level.
+      dim: features of keys and values, or (dim_k, dim_v); slots know theirs.
 
     Raises:
       ValueError: if there is no memory in what is given.
@@ -32,6 +33,16 @@ def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
     """
     if isinstance(memory, Memory):
         print("\n".join(_lines(memory, dim)))
+        return
+    if isinstance(memory, SlotMemory):
+        for number, level in enumerate(memory.levels):
+            lines = ["token by token: each address asks the keys as they are"]
+            if memory.linear is not None:
+                lines = [
+                    "linear memory of addresses",
+                    *_lines(memory.linear, (level.slots, level.width + memory.key_dim)),
+                ]
+            print("\n  ".join([f"level {number}:", *lines]))
         return
     found = list(_memories(memory))
     if not found:

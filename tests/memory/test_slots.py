@@ -395,3 +395,10 @@ def test_wrong_fields_are_named():
     ):
         with pytest.raises(ValueError, match=text):
             call()
+
+
+def test_explain_says_what_runs_a_level(capsys):
+    nj.explain(slots(chunk=16))
+    assert capsys.readouterr().out.count("retention(): elementwise-linear") == 2
+    nj.explain(slots(chunk=1))
+    assert capsys.readouterr().out.splitlines()[1] == "  token by token: each address asks the keys as they are"

@@ -51,7 +51,8 @@ class SlotMemory:
     A token reads what was written before it, and then writes (our choice; the indices of CMS allow both). With
     ``chunk_size=C`` the addresses of a chunk's tokens come from the keys at its start, while values and usage go on
     token by token: then a level is a linear memory of addresses with the rule
-    ``nj.rules.gated_gradient_descent()``, and the engine runs a chunk at once.
+    ``nj.rules.gated_gradient_descent()`` (`linear`), and the engine runs a chunk at once. Token by token, gradients
+    keep the slots of every token.
 
     Attributes:
       levels: fastest first, decays not growing. The default is that of §8.3 and §10.
@@ -98,6 +99,14 @@ class SlotMemory:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+
+    @property
+    def linear(self) -> Memory | None:
+        """The linear memory of addresses that runs a chunk of every level; None where each token asks the keys anew."""
+        if self.chunk_size == 1:
+            return None
+        rule = rules.gated_gradient_descent()
+        return Memory(networks.Linear(), objectives.dot_product, rule, chunk_size=self.chunk_size, read="before")
 
     def init(self, key: jax.Array, dim: int, events: int | None = None) -> dict[str, Any]:
         """Parameters: slots before the first event and all maps, see `Level.init`.
@@ -217,7 +226,8 @@ class SlotMemory:
             event = level.event(weights, jnp.concatenate([events, *contexts[-1:]], axis=-1))
             read, near = (jax.vmap(level.attend, (None, 0))(slots, rows).weights for rows in (queries, event.key))
             written, usage = _place(level, slots.usage, read, near, event)
-            context, values, keys = _run(slots, read, written, event)
+            assert self.linear is not None
+            context, values, keys = _run(self.linear, slots, read, written, event)
             contexts.append(context)
             after.append(slots._replace(values=store.encode(values), keys=store.encode(keys), usage=usage))
         position = jnp.asarray(count % self.chunk_size, jnp.int32)
@@ -281,15 +291,13 @@ def _place(
 
 
 def _run(
-    slots: LevelState, read: jax.Array, written: jax.Array, event: Event
+    memory: Memory, slots: LevelState, read: jax.Array, written: jax.Array, event: Event
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Decay and write of a chunk: what its tokens read, [C, w], and the values and keys after it.
 
     Values and keys are one matrix [N, w + d_k], whose gradient at a token is −α̃ ⊗ [v ‖ k].
     """
     width = event.value.shape[-1]
-    rule = rules.gated_gradient_descent()
-    memory = Memory(networks.Linear(), objectives.dot_product, rule, chunk_size=read.shape[0], read="before")
     start = memory.start({"w": jnp.concatenate([store.decode(slots.values), store.decode(slots.keys)], axis=1)})
     both = jnp.concatenate([event.value, event.key], axis=1)
     answer, after = memory.scan(start, written, both, read, {"learning_rate": event.gate, "decay": event.decay})
