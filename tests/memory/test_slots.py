@@ -11,6 +11,7 @@ import pytest
 import nested_jax as nj
 from nested_jax.memory.slots import Level, SlotMemory, footprint, idle, important, merge, replay
 from nested_jax.memory.slots import rows as store
+from nested_jax.models import load_state, save_state
 
 double = pytest.mark.usefixtures("x64")
 
@@ -402,3 +403,17 @@ def test_explain_says_what_runs_a_level(capsys):
     assert capsys.readouterr().out.count("retention(): elementwise-linear") == 2
     nj.explain(slots(chunk=1))
     assert capsys.readouterr().out.splitlines()[1] == "  token by token: each address asks the keys as they are"
+
+
+@pytest.mark.parametrize("storage", ["int8", "bfloat16"])
+def test_a_saved_state_goes_on_and_branches(storage, tmp_path):
+    memory = slots(0.6, storage=storage)
+    params = jax.tree.map(jnp.float32, weights(memory))
+    step = jax.jit(memory.step)
+    _, state = step(params, memory.start(params), jnp.float32(X[0]), jnp.float32(EVENTS[0]))
+    save_state(tmp_path / "slots", state)
+    loaded = load_state(tmp_path / "slots", jax.eval_shape(memory.start, params))
+    one, other = (step(params, loaded, jnp.float32(X[1]), jnp.float32(event)) for event in EVENTS[1:3])
+    again = step(params, state, jnp.float32(X[1]), jnp.float32(EVENTS[1]))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert jnp.any(one[1].levels[1].values.codes != other[1].levels[1].values.codes)
