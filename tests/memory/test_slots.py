@@ -408,6 +408,8 @@ def test_wrong_fields_are_named():
         memory.scan(params, state, X, EVENTS[:12])
     with pytest.raises(ValueError, match=r"params: expected \['query', 'mix', 'level0', 'level1'\]"):
         memory.scan({}, state, X, EVENTS)
+    with pytest.raises(ValueError, match=r"params: expected values of shape \(7, 6\) in level1, got \(5, 6\)"):
+        slots(slots=7).scan(params, state, X, EVENTS)
     for call, text in (
         (lambda: idle(memory, state, -1), "steps: expected an integer >= 0"),
         (lambda: important(state, 0), "count: expected an integer >= 1"),

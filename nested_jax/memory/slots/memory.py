@@ -256,6 +256,10 @@ class SlotMemory:
         names = ("query", "mix", *(f"level{number}" for number in range(len(self.levels))))
         if set(params) != set(names):
             raise ValueError(f"params: expected {[*names]}, got {[*params]}")
+        for number, (level, weights) in enumerate(self._each(params)):
+            found, wanted = jnp.shape(weights["values"]), (level.slots, level.width)
+            if found != wanted:
+                raise ValueError(f"params: expected values of shape {wanted} in level{number}, got {found}")
         _check_features("inputs", inputs, params["query"].shape[0], ndim)
 
     def _events(self, params: Params, inputs: jax.Array, events: jax.Array | None, ndim: int) -> jax.Array:
