@@ -56,7 +56,7 @@ def compiled(cell: Cell, tokens: int) -> Compiled:
     def search(params: Any, inputs: jax.Array) -> Any:
         def token(levels: tuple, query: jax.Array):
             addresses = [level.attend(state, query) for level, state in zip(slots.levels, levels, strict=True)]
-            faded = (state._replace(keys=store.fade(state.keys, 0.01)) for state in levels)
+            faded = (state._replace(keys=store.scaled(state.keys, 0.99)) for state in levels)
             return tuple(faded), addresses
 
         return jax.lax.scan(token, slots.start(params).levels, inputs @ params["query"])[1]

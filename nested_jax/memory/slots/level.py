@@ -184,6 +184,16 @@ class Level:
         """c = α^T M (§3.3), [w]."""
         return address.weights @ store.decode(store.take(state.values, address.index))
 
+    def read_and_write(
+        self, state: LevelState, read: Address, written: Address, event: Event
+    ) -> tuple[jax.Array, LevelState]:
+        """`read`, then `write`. Where both ask for a few slots their values are gathered once, and none is copied."""
+        if read.index is None or written.index is None:
+            return self.read(state, read), self.write(state, read, written, event)
+        both = store.take(state.values, jnp.concatenate([read.index, written.index]))
+        first, second = (jax.tree.map(lambda x, part=part: x[part], both) for part in _halves(read.index.shape[0]))
+        return read.weights @ store.decode(first), self.write(state, read, written, event, second)
+
     def place(self, state: LevelState, key: jax.Array) -> Address:
         """Where an event is written (§4.4)."""
         if state.usage is None:
@@ -195,36 +205,57 @@ class Level:
             return Address(self.blend(weights, state.usage), None)
         rest, oldest = 1 - self.content, jnp.argmin(state.usage)
         found = index == oldest
-        extra = jnp.where(found.any(), self.slots, oldest)  # beyond the last slot nothing is written
+        extra = jnp.where(found.any(), state.usage.shape[0], oldest)  # beyond the last slot nothing is written
         return Address(jnp.append(self.content * weights + rest * found, rest), jnp.append(index, extra))
 
     def blend(self, weights: jax.Array, usage: jax.Array) -> jax.Array:
         """λ content + (1 − λ) one_hot(argmin usage), [N] each (§4.4, options 2 and 3)."""
-        return self.content * weights + (1 - self.content) * jax.nn.one_hot(jnp.argmin(usage), self.slots)
+        oldest = jax.nn.one_hot(jnp.argmin(usage), usage.shape[0], dtype=usage.dtype)
+        return self.content * weights + (1 - self.content) * oldest
 
-    def write(self, state: LevelState, read: Address, written: Address, event: Event) -> LevelState:
+    def write(
+        self, state: LevelState, read: Address, written: Address, event: Event, values: Rows | None = None
+    ) -> LevelState:
         """Decay and write, of values and keys alike (§4.5).
 
         Usage, which CMS leaves open, is told of both addresses and fades with the slots (our choice):
-        :math:`u_t = (1 - d)\\, u_{t-1} + \\alpha_t + g_t \\tilde\\alpha_t`.
+        :math:`u_t = (1 - d)\\, u_{t-1} + \\alpha_t + g_t \\tilde\\alpha_t`. Writes that the threshold leaves out cost
+        nothing beyond the fading.
+
+        Args:
+          state: before the token.
+          read: where it was read.
+          written: where it is written.
+          event: what is written.
+          values: the values at `written`, if they were gathered before.
         """
+        kept = 1 - event.decay
+        strength = event.gate * written.weights
 
         def add(state: LevelState) -> LevelState:
-            rows = [(state.values, event.value), (state.keys, event.key)]
-            strength = event.gate * written.weights
-            after = [store.decode(store.take(old, written.index)) + jnp.outer(strength, new) for old, new in rows]
-            values, keys = (
-                store.put(old, written.index, store.encode(new, self.storage))
-                for (old, _), new in zip(rows, after, strict=True)
-            )
-            return state._replace(values=values, keys=keys)
+            index = written.index
+            if self.threshold and index is not None:
+                index = jnp.where(event.gate > 0, index, state.keys.scale.shape[0])
+            after = []
+            for rows, known, new in ((state.values, values, event.value), (state.keys, None, event.key)):
+                old = store.take(rows, written.index) if known is None else store.scaled(known, kept)
+                after.append(
+                    store.put(rows, index, store.encode(store.decode(old) + jnp.outer(strength, new), self.storage))
+                )
+            return state._replace(values=after[0], keys=after[1])
 
         usage = state.usage
         if usage is not None:
-            usage = (1 - event.decay) * usage
-            for weights, index in (read, Address(event.gate * written.weights, written.index)):
+            usage = kept * usage
+            for weights, index in (read, Address(strength, written.index)):
                 usage = usage + weights if index is None else usage.at[index].add(weights)
         faded = state._replace(
-            values=store.fade(state.values, event.decay), keys=store.fade(state.keys, event.decay), usage=usage
+            values=store.scaled(state.values, kept), keys=store.scaled(state.keys, kept), usage=usage
         )
-        return jax.lax.cond(event.gate > 0, add, lambda state: state, faded) if self.threshold else add(faded)
+        if self.threshold and written.index is None:
+            return jax.lax.cond(event.gate > 0, add, lambda state: state, faded)
+        return add(faded)
+
+
+def _halves(place: int) -> tuple[slice, slice]:
+    return slice(None, place), slice(place, None)

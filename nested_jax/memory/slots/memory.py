@@ -1,6 +1,7 @@
 """`SlotMemory`: levels of content-addressable slots that fade at their own pace (CMS §2-4)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -83,6 +84,10 @@ class SlotMemory:
     def __post_init__(self):
         if not isinstance(self.levels, tuple) or not self.levels:
             raise ValueError(f"levels: expected a tuple of one or more Level, got {self.levels!r}")
+        for name in ("key_dim", "event_dim", "context_dim", "chunk_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
         for number, level in enumerate(self.levels):
             if not isinstance(level, Level):
                 raise ValueError(f"levels[{number}]: expected a Level, got {type(level).__name__}")
@@ -95,10 +100,6 @@ class SlotMemory:
         decays = [level.decay for level in self.levels]
         if decays != sorted(decays, reverse=True):
             raise ValueError(f"levels: expected decays from fast to slow, got {decays}")
-        for name in ("key_dim", "event_dim", "context_dim", "chunk_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
 
     @property
     def linear(self) -> Memory | None:
@@ -162,6 +163,7 @@ class SlotMemory:
           ValueError: for arrays of other shapes.
         """
         events = self._events(params, inputs, events, 2)
+        self._check_state(params, state)
         tokens, size = inputs.shape[0], self.chunk_size
         check_reset(reset, tokens, size)
         fresh = self.start(params)
@@ -191,20 +193,23 @@ class SlotMemory:
     ) -> tuple[jax.Array, SlotState]:
         """One token, [D] → [context_dim], in the words of the class: what `scan` does, whose chunks it continues."""
         events = self._events(params, inputs, events, 1)
+        self._check_state(params, state)
         state = self._open(state)
         query = inputs.astype(params["query"].dtype) @ params["query"]
         contexts, after = [], []
         for (level, weights), slots in zip(self._each(params), state.levels, strict=True):
             read = level.attend(slots, query)
             event = level.event(weights, jnp.concatenate([events, *contexts[-1:]]))
-            contexts.append(level.read(slots, read))
-            after.append(level.write(slots, read, level.place(slots, event.key), event))
+            context, slots = level.read_and_write(slots, read, level.place(slots, event.key), event)
+            contexts.append(context)
+            after.append(slots)
         position = None if state.position is None else (state.position + 1) % self.chunk_size
         return self._mix(params, contexts), SlotState(tuple(after), position)
 
     def recall(self, params: Params, state: SlotState, inputs: jax.Array) -> jax.Array:
         """What the slots answer as they are, without an event: [T, D] → [T, context_dim]."""
         self._check(params, inputs, 2)
+        self._check_state(params, state)
         state = self._open(state)
 
         def one(x: jax.Array) -> jax.Array:
@@ -256,11 +261,17 @@ class SlotMemory:
         names = ("query", "mix", *(f"level{number}" for number in range(len(self.levels))))
         if set(params) != set(names):
             raise ValueError(f"params: expected {[*names]}, got {[*params]}")
-        for number, (level, weights) in enumerate(self._each(params)):
-            found, wanted = jnp.shape(weights["values"]), (level.slots, level.width)
-            if found != wanted:
-                raise ValueError(f"params: expected values of shape {wanted} in level{number}, got {found}")
-        _check_features("inputs", inputs, params["query"].shape[0], ndim)
+        features, below = params["query"].shape[0], params["level0"]["event"].shape[0]
+        wanted, found = (jax.tree.map(jnp.shape, tree) for tree in (_shapes(self, features, below), dict(params)))
+        if wanted != found:
+            raise ValueError(f"params: expected those of this memory, {wanted}, got {found}")
+        _check_features("inputs", inputs, features, ndim)
+
+    def _check_state(self, params: Params, state: SlotState) -> None:
+        wanted = jax.eval_shape(self.start, params)
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (wanted, state)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"state: expected one of this memory, {shapes[0]}, got {shapes[1]}")
 
     def _events(self, params: Params, inputs: jax.Array, events: jax.Array | None, ndim: int) -> jax.Array:
         """What events are made of, in the parameters' type."""
@@ -270,6 +281,11 @@ class SlotMemory:
         if given.shape[:-1] != inputs.shape[:-1]:
             raise ValueError(f"events: expected as many tokens as inputs, {inputs.shape[0]}, got {given.shape[0]}")
         return given.astype(params["query"].dtype)
+
+
+@functools.cache
+def _shapes(memory: SlotMemory, dim: int, events: int) -> dict[str, Any]:
+    return jax.eval_shape(lambda key: memory.init(key, dim, events), jax.random.key(0))
 
 
 def _check_features(name: str, x: jax.Array, features: int, ndim: int) -> None:

@@ -1,7 +1,8 @@
 r"""What is known of slots that fade: bounds, limits and energy (CMS §5-6), with the constants that hold.
 
 With a write :math:`M_t = (1 - d) M_{t-1} + g_t\, \tilde\alpha_t \otimes v_t`, :math:`\lVert v_t \rVert \le V`, g in
-[0, 1] and addresses of sum one, :math:`\lVert \tilde\alpha \rVert_2 \le 1`. It is a mean of two matrices,
+[0, 1] and addresses that are not negative and of sum one, :math:`\lVert \tilde\alpha \rVert_2 \le 1`. It is a mean of
+two matrices,
 
 .. math::
   M_t = (1 - d)\, M_{t-1} + d\, \Big(\tfrac{g_t}{d}\, \tilde\alpha_t \otimes v_t\Big), \qquad
@@ -38,7 +39,7 @@ from nested_jax.memory.slots.memory import SlotState
 
 
 def norm_bound(level: Level, start: float, largest: float) -> float:
-    """Theorem 1: the Frobenius norm of a level's values (or keys) never exceeds this.
+    """Theorem 1: the Frobenius norm of a level's values (or keys) never exceeds this, unless `storage` rounds them.
 
     Args:
       level: whose decay it is; not an adaptive one, unless no event's decay is below it.
@@ -78,17 +79,17 @@ def energy(state: SlotState, shares: Sequence[float] | None = None) -> jax.Array
     r"""The memory's energy, :math:`\sum_\ell \lambda_\ell \lVert M^\ell \rVert_F^2` (§6.1).
 
     Args:
-      state: of a slot memory.
+      state: of a slot memory, or a batch of such.
       shares: λ of each level, positive; None for ones.
 
     Returns:
-      A scalar.
+      A scalar, or one for each of the batch.
 
     Raises:
       ValueError: if there are not as many shares as levels.
     """
     shares = _shares(shares, len(state.levels))
-    squares = [jnp.sum(jnp.square(store.decode(level.values))) for level in state.levels]
+    squares = [jnp.sum(jnp.square(store.decode(level.values)), axis=(-2, -1)) for level in state.levels]
     return sum((share * square for share, square in zip(shares, squares, strict=True)), jnp.zeros(()))
 
 
@@ -98,7 +99,7 @@ def dissipation(
     """Theorem 4: γ and C of energy after a step ≤ (1 − γ) · energy before it + C.
 
     Args:
-      levels: of the memory.
+      levels: of the memory, none with an adaptive decay, nor with a `storage` that rounds.
       largest: of each level V, the largest norm of a written value.
       shares: λ of each level, positive; None for ones.
 

@@ -50,7 +50,7 @@ def idle(memory: SlotMemory, state: SlotState, steps: int) -> SlotState:
       steps: n, at least 0.
 
     Returns:
-      The state. Nothing is rounded, whatever the storage.
+      The state. No code is rounded, whatever the storage.
 
     Raises:
       ValueError: for a negative number of steps.
@@ -65,10 +65,10 @@ def idle(memory: SlotMemory, state: SlotState, steps: int) -> SlotState:
         raise ValueError(f"steps: expected an integer >= 0, got {steps}")
     after = []
     for level, slots in zip(memory.levels, state.levels, strict=True):
-        gone = 1 - (1 - level.decay) ** steps
-        usage = None if slots.usage is None else (1 - gone) * slots.usage
+        kept = (1 - level.decay) ** steps
+        usage = None if slots.usage is None else kept * slots.usage
         after.append(
-            slots._replace(values=store.fade(slots.values, gone), keys=store.fade(slots.keys, gone), usage=usage)
+            slots._replace(values=store.scaled(slots.values, kept), keys=store.scaled(slots.keys, kept), usage=usage)
         )
     return state._replace(levels=tuple(after))
 
@@ -79,7 +79,7 @@ def important(state: SlotState, count: int) -> tuple[Kept, ...]:
     CMS leaves open which memories are important; this is our choice.
 
     Args:
-      state: of a slot memory.
+      state: of a slot memory, or a batch of such.
       count: slots of each level, at least 1; levels with fewer keep all.
 
     Returns:
@@ -94,8 +94,8 @@ def important(state: SlotState, count: int) -> tuple[Kept, ...]:
     for slots in state.levels:
         values, keys = store.decode(slots.values), store.decode(slots.keys)
         norms = jnp.linalg.norm(values, axis=-1)
-        index = jax.lax.top_k(norms, min(count, norms.shape[0]))[1]
-        chosen = jnp.zeros_like(norms).at[index].set(1.0)[:, None]
+        index = jax.lax.top_k(norms, min(count, norms.shape[-1]))[1]
+        chosen = jnp.sum(jax.nn.one_hot(index, norms.shape[-1], dtype=norms.dtype), axis=-2)[..., None]
         kept.append(Kept(chosen * values, chosen * keys))
     return tuple(kept)
 
