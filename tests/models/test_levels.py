@@ -204,8 +204,8 @@ def test_describe_shows_levels_with_their_periods():
     [
         ({"levels": (LevelConfig(period=0),)}, "period must be an integer of at least 1, got 0"),
         ({"levels": (LevelConfig(period=4, max_learning_rate=0.0),)}, "max_learning_rate must be positive"),
-        ({"levels": (LevelConfig(period=6), LevelConfig(period=4))}, "levels, memory: .* got 6 and 4"),
-        ({"levels": (LevelConfig(period=6),), "blocks": ("memory",)}, "levels, memory: .* got 64 and 6"),
+        ({"levels": (LevelConfig(period=6), LevelConfig(period=4))}, "levels, memory, slots: .* got 6 and 4"),
+        ({"levels": (LevelConfig(period=6),), "blocks": ("memory",)}, "levels, memory, slots: .* got 64 and 6"),
         ({"levels_per_block": 1}, "levels_per_block must be None where there are no levels"),
         ({"levels": (LevelConfig(),), "levels_per_block": 0}, "levels_per_block must be an integer"),
     ],
