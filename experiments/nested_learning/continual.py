@@ -10,6 +10,23 @@ weights at the start, the text and its order, the learning rates, and that all e
 
 Printed per topic: bits per byte of held-out text when its part of the stream ended, at the end of the part before it
 came again, and what was forgotten in between; drawn: all topics over time, the median of the seeds and their range.
+
+Measured with the defaults (256 steps of 1,024 bytes per part, seeds 0-2; one core of an AMD EPYC virtual machine, the
+other one busy, jax 0.10.2, 2026-11-23; bits per byte, median and range):
+
+=======  ===========  ===================  ======================  ===================
+topic    system       when learned         before it comes again   forgotten
+=======  ===========  ===================  ======================  ===================
+English  one level    2.16 (2.10 to 2.20)  3.92 (3.61 to 4.00)     1.76 (1.50 to 1.80)
+English  four levels  2.16 (2.15 to 2.18)  3.88 (3.70 to 4.18)     1.70 (1.55 to 2.03)
+code     one level    2.09 (2.08 to 2.09)  3.61 (3.58 to 3.63)     1.52 (1.50 to 1.54)
+code     four levels  2.10 (2.10 to 2.21)  3.59 (3.49 to 3.60)     1.39 (1.38 to 1.50)
+tables   one level    1.46 (1.43 to 1.63)  4.80 (4.56 to 4.82)     3.34 (2.93 to 3.39)
+tables   four levels  1.58 (1.56 to 1.61)  4.56 (4.38 to 4.79)     2.95 (2.80 to 3.23)
+=======  ===========  ===================  ======================  ===================
+
+Both forget most of what they learned of a topic. Four levels forget less of code and tables, in part because they
+learned less of them; at the end the mean of all topics is 3.33 (3.24 to 3.42) against 3.42 (3.32 to 3.42).
 """
 
 import argparse
