@@ -229,8 +229,9 @@ def test_a_level_is_a_linear_memory_of_addresses_and_its_rule_an_optimizer():
     np.testing.assert_allclose(params["w"], store.decode(slots_now.values), atol=1e-12)
 
 
+@pytest.mark.slow
 @double
-@pytest.mark.parametrize("content", [slow(1.0), 0.6, slow(0.0)])
+@pytest.mark.parametrize("content", [1.0, 0.6, 0.0])
 def test_all_slots_are_the_best_of_many(content):
     dense, sparse = slots(content), slots(content, top_k=5)
     params = weights(dense)
@@ -326,7 +327,7 @@ def test_errors_of_storage_stay_bounded(storage):
     assert 0 < worst <= ROUNDING[storage] * largest / decay
 
 
-@pytest.mark.parametrize("storage", ROUNDING)
+@pytest.mark.parametrize("storage", [slow("int8"), slow("float16"), "bfloat16"])
 def test_storage_forgets_slowly_and_holds_large_values(storage):
     """2,000 steps of a decay below the type's precision, with writes of next to nothing; values beyond float16's."""
     level = Level(4, 8, 0.0015, storage=storage)
@@ -347,7 +348,8 @@ def test_rows_that_are_not_numbers_stay_so():
     assert np.isnan(store.decode(store.encode(jnp.array([[1.0, jnp.nan, 300.0]]), "int8"))).all()
 
 
-@pytest.mark.parametrize("storage", ["int8", slow("float16"), slow("bfloat16")])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ROUNDING)
 def test_kept_slots_answer_nearly_the_same(storage):
     exact, rounded = slots(), slots(storage=storage)
     params = jax.tree.map(jnp.float32, weights(exact, scale=1.0))

@@ -15,7 +15,8 @@ from nested_jax.run.describe import describe_model
 from nested_jax.train.experiment import Experiment
 
 
-@pytest.mark.parametrize("size", [pytest.param(s, marks=[pytest.mark.slow] * (s != "1.3b")) for s in SIZES])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_has_the_parameters_its_size_says(name, size):
     config, parameters = family(name, size), SIZES[size].parameters
