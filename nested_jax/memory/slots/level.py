@@ -219,8 +219,8 @@ class Level:
         """Decay and write, of values and keys alike (§4.5).
 
         Usage, which CMS leaves open, is told of both addresses and fades with the slots (our choice):
-        :math:`u_t = (1 - d)\\, u_{t-1} + \\alpha_t + g_t \\tilde\\alpha_t`. Writes that the threshold leaves out cost
-        nothing beyond the fading.
+        :math:`u_t = (1 - d)\\, u_{t-1} + \\alpha_t + g_t \\tilde\\alpha_t`. Writes to all slots
+        that the threshold leaves out are skipped in a single sequence; under `jax.vmap` they are computed and dropped.
 
         Args:
           state: before the token.

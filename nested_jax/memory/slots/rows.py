@@ -1,8 +1,8 @@
 """How the rows of a slot memory are kept: as numbers of some type, times one scale per row (CMS §9.3).
 
 Decay is on the scale alone. So a step that only fades rounds no code and costs one number per slot, and a slot that no
-write touches needs no other work. The largest code of a row is always the same, so that values of any size fit, and a
-faded row rounds as finely as a fresh one.
+write touches needs no other work. Where rows are rounded, the largest code of a
+row is always the same, so that values of any size fit and a faded row rounds as finely as a fresh one.
 """
 
 import functools
