@@ -335,7 +335,7 @@ def perplexity(log_likelihoods: Sequence[float], texts: Sequence[str], count: Ca
       count: `count_words` or `count_bytes`.
 
     Returns:
-      At least 1 for a model whose log-likelihoods are negative.
+      At least 1; infinite where it is no float64.
 
     Raises:
       ValueError: if there are no texts, or not as many as log-likelihoods, or nothing is counted.
@@ -349,4 +349,5 @@ def perplexity(log_likelihoods: Sequence[float], texts: Sequence[str], count: Ca
     total = sum(map(count, texts))
     if total < 1:
         raise ValueError(f"texts: expected something to count, got {len(texts)} texts with {total}")
-    return math.exp(-math.fsum(log_likelihoods) / total)
+    with np.errstate(over="ignore"):
+        return float(np.exp(-math.fsum(log_likelihoods) / total))
