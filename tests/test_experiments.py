@@ -1,5 +1,6 @@
 """Every experiment file: documented, valid in its variants, and a model that builds and steps by shapes alone."""
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -13,6 +14,7 @@ import optax
 import pytest
 
 from nested_jax import config as configs
+from nested_jax.data import TaskConfig
 from nested_jax.models import LanguageModel
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.step import initial_state, make_step
@@ -21,6 +23,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 FOUND = sorted(ROOT.glob("experiments/**/*.py"))
 FILES = [file for file in FOUND if "def get_config(" in file.read_text()]
 SCRIPTS = [file for file in FOUND if file not in FILES]
+
+
+def batch_shapes(data):
+    """What a step takes."""
+    if isinstance(data, TaskConfig):
+        small = {name: 4 for name in ("train_examples", "test_examples") if hasattr(data.task, name)}
+        shape = (data.batch_size, dataclasses.replace(data.task, **small).train(0).inputs.shape[1])
+        types = {"inputs": jnp.int32, "targets": jnp.int32, "trained": jnp.bool_}
+        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in types.items()}
+    return {"tokens": jax.ShapeDtypeStruct((data.batch_size, data.sequence_length + 1), jnp.int32)}
 
 
 def test_there_are_experiments():
@@ -35,8 +47,7 @@ def test_builds_and_steps_abstractly(file, variant):
     optimizer = make_optimizer(experiment.optimizer, experiment.steps)
     step = make_step(model, optimizer, experiment.optimizer, experiment.steps)
     state = jax.eval_shape(lambda: initial_state(model, optimizer, experiment.seed))
-    shape = (experiment.data.batch_size, experiment.data.sequence_length + 1)
-    after, metrics = jax.eval_shape(step, state, jax.ShapeDtypeStruct(shape, jnp.int32))
+    after, metrics = jax.eval_shape(step, state, batch_shapes(experiment.data))
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert metrics["loss"].shape == ()
 

@@ -46,16 +46,16 @@ from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
     source="Atlas, arXiv 2505.23735, table 6 (760M parameters, 30B tokens)",
-    metric="perplexity, mean of Wikitext and LAMBADA",
+    columns={"perplexity": "perplexity, mean of Wikitext and LAMBADA"},
     values={
-        "atlas": 19.97,
-        "gated-mlp": 19.53,
-        "mag": 19.90,
-        "mal": 20.26,
-        "linear": 21.03,
-        "no-muon": 19.65,
-        "one-token": 21.98,
-        "no-polynomial": 22.14,
+        "atlas": {"perplexity": 19.97},
+        "gated-mlp": {"perplexity": 19.53},
+        "mag": {"perplexity": 19.90},
+        "mal": {"perplexity": 20.26},
+        "linear": {"perplexity": 21.03},
+        "no-muon": {"perplexity": 19.65},
+        "one-token": {"perplexity": 21.98},
+        "no-polynomial": {"perplexity": 22.14},
     },
     base="atlas",
 )

@@ -91,7 +91,7 @@ def run(periods: Sequence[int], steps: int, every: int, seed: int) -> dict[str, 
         if len(rows) < steps * BATCH:
             raise ValueError(f"steps: {topic!r} has text for {len(rows) // BATCH} steps more, got {steps}")
         for number, batch in enumerate(rows.reshape(steps, BATCH, -1), 1):
-            state, _ = step(state, jnp.asarray(batch))
+            state, _ = step(state, {"tokens": jnp.asarray(batch)})
             if number % every == 0:
                 examine()
     return curves

@@ -6,11 +6,16 @@ Bits come one by one, and after each the model says whether the ones so far are 
 and section 8 claim this for Hope; Grazzi et al., arXiv 2411.12537, show that a delta rule needs a step size beyond 1).
 Trained on 40 bits with a target at every place, tested on 256: the share of right answers within the first 40 places,
 behind them, and of whole sequences of 256 that are right at the last place. Two blocks of width 64 with 4 heads, AdamW.
+
+What makes it reliable: short sequences first, no convolution (a key of one bit, not of the last four), and gates that
+learn ten times as fast and do not decay. A reflection with η = 1.98 is right within 40 places, where training has no
+more to say, and forgets beyond: 0.98^128 = 0.08. Only the gate's bias has to go on growing, and Adam lets it.
 """
 
 import argparse
 import json
 import pathlib
+import re
 import statistics
 import time
 from typing import Any
@@ -24,20 +29,22 @@ import nested_jax as nj
 from nested_jax.models import AttentionConfig, LanguageModel, MemoryConfig, ModelConfig
 from nested_jax.run.text_table import text_table
 
-TRAINED, TESTED, BATCH, RATE = 40, 256, 128, 3e-3
+SHORT, TRAINED, TESTED, BATCH = 8, 40, 256, 128
+RATE, GATES = 3e-3, 10  # the peak learning rate, and how many times that of gates
 SEEDS = (0, 1, 2)
+FAST = r"gates|learning_rate"
 
 
 def delta(largest: float, **options: Any) -> MemoryConfig:
     """Delta gradient descent on a dot product: W (1 − η k k^T) + η k v^T, η up to `largest`."""
     rule = nj.rules.delta_gradient_descent(form="explicit")
     memory = nj.Memory(nj.networks.Linear(), nj.objectives.dot_product, rule, chunk_size=1)
-    return MemoryConfig(memory=memory, max_learning_rate=largest, **options)
+    return MemoryConfig(memory=memory, max_learning_rate=largest, conv=0, **options)
 
 
 def linear_attention() -> MemoryConfig:
     memory = nj.Memory(nj.networks.Linear(), nj.objectives.dot_product, nj.rules.gradient_descent(1.0), chunk_size=16)
-    return MemoryConfig(memory=memory)
+    return MemoryConfig(memory=memory, conv=0)
 
 
 def self_modifying(largest: float) -> MemoryConfig:
@@ -50,7 +57,7 @@ def self_modifying(largest: float) -> MemoryConfig:
         read="start",
     )
     makers = nj.Memory(nj.networks.MLP(expansion=1), rule=nj.rules.delta_gradient_descent(), chunk_size=1, read="start")
-    return MemoryConfig(memory=nj.memory.SelfModifying(one, makers, max_learning_rate=largest))
+    return MemoryConfig(memory=nj.memory.SelfModifying(one, makers, max_learning_rate=largest), conv=0)
 
 
 MODELS: dict[str, ModelConfig] = {
@@ -69,12 +76,25 @@ def bits(rng: np.random.Generator, count: int, length: int) -> tuple[np.ndarray,
     return drawn, drawn.cumsum(axis=1) % 2
 
 
+def optimizer(steps: int) -> optax.GradientTransformation:
+    """AdamW; gates, and the memories that make them, learn faster and have no weight decay."""
+
+    def adam(peak: float, decay: float) -> optax.GradientTransformation:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, steps // 10, steps, peak / 10)
+        return optax.adamw(schedule, 0.9, 0.95, weight_decay=decay)
+
+    def label(path: tuple, _: jax.Array) -> str:
+        return "gates" if re.search(FAST, jax.tree_util.keystr(path)) else "others"
+
+    rules: dict[Any, Any] = {"gates": adam(GATES * RATE, 0.0), "others": adam(RATE, 0.01)}
+    labels = lambda params: jax.tree_util.tree_map_with_path(label, params)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.partition(rules, labels))
+
+
 def run(config: ModelConfig, steps: int, seed: int) -> dict[str, float]:
-    """Trains one model and tests it."""
+    """Trains one model, a third of the steps on short sequences, and tests it."""
     config.vocab_size, config.dim, config.layers = 2, 64, 2
-    model, rng = LanguageModel(config), np.random.default_rng(seed)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 10, steps, RATE / 10)
-    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, 0.9, 0.95, weight_decay=0.01))
+    model, rng, rule = LanguageModel(config), np.random.default_rng(seed), optimizer(steps)
     params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
 
     @jax.jit
@@ -88,8 +108,8 @@ def run(config: ModelConfig, steps: int, seed: int) -> dict[str, float]:
         return optax.apply_updates(params, updates), state
 
     state, began = rule.init(params), time.perf_counter()
-    for _ in range(steps):
-        params, state = step(params, state, *bits(rng, BATCH, TRAINED))
+    for number in range(steps):
+        params, state = step(params, state, *bits(rng, BATCH, SHORT if number < steps // 3 else TRAINED))
     given, parity = bits(np.random.default_rng(10_000), 512, TESTED)
     logits = jax.jit(lambda params: model.apply({"params": params}, given)[0])(params)
     right = np.asarray(logits.argmax(axis=-1) == parity)

@@ -52,16 +52,16 @@ from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
     source="Nested Learning, arXiv 2512.24695, table 6",
-    metric="perplexity, mean of Wikitext and LAMBADA",
+    columns={"perplexity": "perplexity, mean of Wikitext and LAMBADA"},
     values={
-        "hope": 12.24,
-        "no-dgd": 13.41,
-        "no-momentum": 13.58,
-        "no-decay": 13.71,
-        "no-cms": 13.04,
-        "static-k": 13.77,
-        "static-v": 13.90,
-        "static-q": 12.19,
+        "hope": {"perplexity": 12.24},
+        "no-dgd": {"perplexity": 13.41},
+        "no-momentum": {"perplexity": 13.58},
+        "no-decay": {"perplexity": 13.71},
+        "no-cms": {"perplexity": 13.04},
+        "static-k": {"perplexity": 13.77},
+        "static-v": {"perplexity": 13.90},
+        "static-q": {"perplexity": 12.19},
     },
     base="hope",
 )

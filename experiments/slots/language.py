@@ -19,7 +19,7 @@ from nested_jax.models import ModelConfig
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 
-RESULT = Published(source="no published numbers", metric="bits per byte", values={}, base="lmm")
+RESULT = Published(source="no published numbers", columns={"perplexity": "none"}, values={}, base="lmm")
 SLOTS = {64: (58, 116, 232), 32: (4, 8, 16)}  # by the model's width, those of "small" and "tiny"
 
 

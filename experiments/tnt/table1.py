@@ -89,7 +89,7 @@ class Training:
         """Steps until the mean loss of the last ones is below the goal, in nats; None if it is not in time."""
         state, losses, step = self.start, [], jax.jit(self.step)
         for batch in itertools.islice(batches(text, data), limit):
-            state, metrics = step(state, jnp.asarray(batch["tokens"]))
+            state, metrics = step(state, {"tokens": jnp.asarray(batch["tokens"])})
             losses.append(float(metrics["loss"]))
             if len(losses) >= MEAN and statistics.fmean(losses[-MEAN:]) < goal:
                 return len(losses)
@@ -97,7 +97,7 @@ class Training:
 
     def timed(self, batch: int) -> Compiled:
         """A step, compiled for timing."""
-        return Compiled(self.step, (self.start, jnp.zeros((batch, LENGTH + 1), jnp.int32)))
+        return Compiled(self.step, (self.start, {"tokens": jnp.zeros((batch, LENGTH + 1), jnp.int32)}))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Seeded, shuffled, resumable batches of windows of a byte array, through Grain or through plain NumPy.
+"""Seeded, shuffled, resumable batches, of windows of a byte array or of a task's examples, by Grain or by plain NumPy.
 
-Both backends ask one function, `window_starts`, which windows a batch holds: they give the same bits, and the whole
-position of a run in its data is one number, the next batch.
+Both backends ask one function which records a batch holds: they give the same bits, and the whole position of a run in
+its data is one number, the next batch.
 """
 
 import functools
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nested_jax.data.examples import Examples, TaskConfig
 from nested_jax.data.text import TextConfig
 
 Batch = dict[str, np.ndarray]
@@ -22,7 +23,7 @@ class BatchIterator:
     """An endless iterator over batches that knows where it stands.
 
     Attributes:
-      windows: Windows in one epoch.
+      windows: Windows or examples in one epoch.
       backend: `"grain"` or `"numpy"`: who serves the batches.
     """
 
@@ -109,22 +110,10 @@ def batches(
             f"tokens: expected uint8 [N] with N >= sequence_length + 1 = {length + 1}, "
             f"got {tokens.dtype} {list(tokens.shape)}"
         )
-    if not 0 <= process_index < process_count or rows % process_count:
-        raise ValueError(
-            f"batch_size: expected a multiple of process_count and process_index in range(process_count), got "
-            f"batch_size={rows}, process_index={process_index}, process_count={process_count}"
-        )
-    if backend not in ("auto", "grain", "numpy"):
-        raise ValueError(f"backend: expected 'auto', 'grain' or 'numpy', got {backend!r}")
-    if backend == "auto":
-        backend = "grain" if importlib.util.find_spec("grain") else "numpy"
-
-    local = rows // process_count
     starts = functools.partial(window_starts, size=len(tokens), length=length, seed=config.seed)
 
-    def read(batch: int) -> Batch:
-        first = batch * rows + process_index * local
-        begin = starts(np.arange(first, first + local))
+    def rows_of(records: np.ndarray) -> Batch:
+        begin = starts(records)
         return {"tokens": tokens[begin[:, None] + np.arange(length + 1)].astype(np.int32)}
 
     identity = {
@@ -134,6 +123,76 @@ def batches(
         "windows": _grid(len(tokens), length)[0],
         "sha256": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
+    return _iterator(rows_of, rows, (process_index, process_count), identity, backend)
+
+
+def example_batches(
+    examples: Examples,
+    config: TaskConfig,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    backend: Literal["auto", "grain", "numpy"] = "auto",
+) -> BatchIterator:
+    """Iterate for ever over the shuffled examples of a task, in a fresh seeded order in every epoch.
+
+    Args:
+      examples: The training set.
+      config: Gives `batch_size` (rows over all processes) and `seed`.
+      process_index: As for `batches`.
+      process_count: As for `batches`.
+      backend: As for `batches`.
+
+    Returns:
+      An iterator over `{"inputs", "targets": int32, "trained": bool}`, `[batch_size / process_count, T]` each.
+
+    Raises:
+      ValueError: If the rows cannot be shared out.
+    """
+    config.validate()
+    count = len(examples.inputs)
+
+    def rows_of(records: np.ndarray) -> Batch:
+        epochs, places = np.divmod(records, count)
+        chosen = np.zeros(len(records), np.int64)
+        for epoch in np.unique(epochs):
+            chosen[epochs == epoch] = _example_order(config.seed, int(epoch), count)[places[epochs == epoch]]
+        taken = examples.take(chosen)
+        return {"inputs": taken.inputs, "targets": taken.targets, "trained": taken.trained}
+
+    identity = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "windows": count,
+        "sha256": examples.digest(),
+    }
+    return _iterator(rows_of, config.batch_size, (process_index, process_count), identity, backend)
+
+
+def _iterator(
+    rows_of: Callable[[np.ndarray], Batch],
+    rows: int,
+    process: tuple[int, int],
+    identity: dict[str, Any],
+    backend: Literal["auto", "grain", "numpy"],
+) -> BatchIterator:
+    """Batches of `rows` records, numbered through all epochs, of which a process reads its share by `rows_of`."""
+    index, count = process
+    if not 0 <= index < count or rows % count:
+        raise ValueError(
+            f"batch_size: expected a multiple of process_count and process_index in range(process_count), got "
+            f"batch_size={rows}, process_index={index}, process_count={count}"
+        )
+    if backend not in ("auto", "grain", "numpy"):
+        raise ValueError(f"backend: expected 'auto', 'grain' or 'numpy', got {backend!r}")
+    if backend == "auto":
+        backend = "grain" if importlib.util.find_spec("grain") else "numpy"
+    local = rows // count
+
+    def read(batch: int) -> Batch:
+        first = batch * rows + index * local
+        return rows_of(np.arange(first, first + local))
+
     return BatchIterator({"grain": _with_grain, "numpy": _with_numpy}[backend](read), identity, backend)
 
 
@@ -194,9 +253,19 @@ def _epoch(seed: int, epoch: int, size: int, length: int) -> tuple[np.ndarray, i
     """Order and offset of one epoch, from raw Philox output, whose stream NumPy keeps from release to release."""
     windows, offsets = _grid(size, length)
     raw = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(windows + 1)
-    order = np.argsort(raw[1:], kind="stable")
+    return _order(raw[1:]), int(raw[0] % np.uint64(offsets))
+
+
+@functools.lru_cache(maxsize=4)
+def _example_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Order of the examples of one epoch."""
+    return _order(np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count))
+
+
+def _order(raw: np.ndarray) -> np.ndarray:
+    order = np.argsort(raw, kind="stable")
     order.flags.writeable = False
-    return order, int(raw[0] % np.uint64(offsets))
+    return order
 
 
 def _with_numpy(read: Callable[[int], Batch]) -> Callable[[int], Iterator[Batch]]:

@@ -1,8 +1,9 @@
 """Tasks: sequences with something to say at some of their places, a training set and several sets to test on."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -64,7 +65,7 @@ def examples(inputs: Any, targets: Any, trained: Any, scored: Any = None) -> Exa
     return found
 
 
-class Task(Protocol):
+class Task(Hashable, Protocol):
     """A benchmark as data: a frozen dataclass of its settings, whose methods draw examples from a seed.
 
     The same settings and seed give the same examples, bit for bit. Tests do not depend on the seed of training.
@@ -98,9 +99,23 @@ class TaskConfig:
     batch_size: int = 64
     seed: int = 0
 
+    def examples(self) -> Examples:
+        """The training set, drawn once."""
+        return _drawn(self.task, self.seed)
+
+    @property
+    def sequence_length(self) -> int:
+        """Places of a training sequence."""
+        return self.examples().inputs.shape[1]
+
     def validate(self) -> None:
         """Raise `ValueError` if a field is out of range."""
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
         if self.seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn(task: Task, seed: int) -> Examples:
+    return task.train(seed)

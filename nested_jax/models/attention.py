@@ -30,17 +30,19 @@ class AttentionState(NamedTuple):
     length: jax.Array
 
 
-def rotate(inputs: jax.Array, positions: jax.Array, base: float) -> jax.Array:
+def rotate(inputs: jax.Array, positions: jax.Array, base: float | None) -> jax.Array:
     r"""Turns pairs of features by angles proportional to the position (RoPE, Su et al. 2021, eq 34).
 
     Args:
       inputs: [B, T, H, D] with even D; features i and i + D/2 are a pair, turned by position · base^(−2i/D).
       positions: [T].
-      base: the slowest pair turns by almost 1 / base per position.
+      base: the slowest pair turns by almost 1 / base per position; None turns nothing.
 
     Returns:
       [B, T, H, D] in the dtype of ``inputs``.
     """
+    if base is None:
+        return inputs
     half = inputs.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=at_least_float32(inputs.dtype)) / half)
     angle = (positions.astype(frequency.dtype)[:, None] * frequency[None])[None, :, None]
@@ -59,7 +61,7 @@ def weigh(
     query_at: jax.Array,
     key_at: jax.Array,
     mask: jax.Array,
-    rope_base: float,
+    rope_base: float | None,
     persistent: Persistent | None = None,
 ) -> jax.Array:
     """Softmax attention at given places. Scores and their softmax are in float32 or better.
@@ -100,7 +102,7 @@ def attend(
     query_segments: jax.Array,
     key_segments: jax.Array,
     window: int | None,
-    rope_base: float,
+    rope_base: float | None,
     persistent: Persistent | None = None,
 ) -> jax.Array:
     """Softmax attention of each of T queries over itself and the earlier keys of its document.
@@ -133,7 +135,7 @@ def attend_in_blocks(
     query_segments: jax.Array,
     key_segments: jax.Array,
     window: int,
-    rope_base: float,
+    rope_base: float | None,
     persistent: Persistent | None = None,
 ) -> jax.Array:
     """The same numbers as :func:`attend` for a window, with work and memory in T · window instead of T · S.

@@ -89,20 +89,20 @@ class MemoryConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class AttentionConfig:
-    """Causal softmax attention with rotary positions.
+    """Causal softmax attention, with rotary positions or with none.
 
     Attributes:
       heads: number of heads; dim / heads must be even.
       window: how many last tokens are seen, the current one included; None for all.
       max_length: the longest context where there is no window, hence the size of the cache.
-      rope_base: base of the rotary frequencies.
+      rope_base: base of the rotary frequencies; None for no positions but the order that causality gives.
       persistent: number of learned tokens that every token sees (Titans eq 19).
     """
 
     heads: int = 4
     window: int | None = None
     max_length: int = 4096
-    rope_base: float = 10000.0
+    rope_base: float | None = 10000.0
     persistent: int = 0
 
     def validate(self) -> None:
@@ -112,8 +112,8 @@ class AttentionConfig:
             _at_least("window", self.window, 1)
         _at_least("max_length", self.max_length, 1)
         _at_least("persistent", self.persistent, 0)
-        if not self.rope_base > 1:
-            raise ValueError(f"rope_base must be above 1, got {self.rope_base}")
+        if self.rope_base is not None and not self.rope_base > 1:
+            raise ValueError(f"rope_base must be above 1 or None, got {self.rope_base}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

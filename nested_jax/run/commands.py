@@ -10,15 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from nested_jax.data import load_text
+from nested_jax.data import TaskConfig, load_text
 from nested_jax.evals import bits_per_byte as scoring
 from nested_jax.evals.generation import Context, Generator, Piece
+from nested_jax.models import parameter_count
 from nested_jax.run.describe import describe_model, description
 from nested_jax.run.nesting import draw
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import Run
+from nested_jax.train.problems import TaskProblem
 from nested_jax.train.report import excerpt
+from nested_jax.train.report import table as report_table
 
 SPAN = 100_000
 PIECE = 8  # bytes written at a time: a call of the compiled step costs as much as a few of them
@@ -51,9 +54,13 @@ def _lengths(text: str | None, trained: int, available: int) -> list[int]:
 
 
 def evaluate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
-    """Prints bits per byte by context length, or along one long stream."""
+    """Prints bits per byte by context length, or along one long stream; of a task, its scores."""
     run = Run(experiment, workdir)
     step, params = run.restore_params()
+    if isinstance(experiment.data, TaskConfig):
+        problem = TaskProblem(experiment, run.model)
+        print(f"{run.checkpoints.path(step)}: step {step} of {experiment.steps}\n{problem.description}")
+        return print(f"\n{report_table(problem.report(params, parameter_count(params)))}")
     text = load_text(experiment.data)
     print(f"{run.checkpoints.path(step)}: step {step} of {experiment.steps}\n{text.description}")
     if options.stream is not None:
@@ -103,6 +110,8 @@ def _stream(run: Run, params: Any, train: np.ndarray, validation: np.ndarray, op
 
 def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
     """Prints prompts and what a trained model writes after them: one text as it is made, several when they are done."""
+    if isinstance(experiment.data, TaskConfig):
+        raise ValueError("generate continues text; this experiment learns a task, see eval")
     sample = experiment.sample
     length = sample.length if options.length is None else options.length
     given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}

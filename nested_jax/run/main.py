@@ -7,8 +7,9 @@ python -m nested_jax generate --config=experiments/quickstart.py --prompt="def "
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --state-out=FILE
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="class " --state-in=FILE --no-learn
 python -m nested_jax describe --config=experiments/quickstart.py:tiny
-python -m nested_jax sweep    --config=experiments/titans/table5.py --seeds=0,1,2
-python -m nested_jax table    --config=experiments/titans/table5.py
+python -m nested_jax sweep experiments/titans/table5.py --seeds=0,1,2
+python -m nested_jax table experiments/titans/table5.py
+python -m nested_jax table --all
 python -m nested_jax bench scan
 """
 
@@ -37,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, help: str, *, workdir: bool) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
-        added.add_argument("--config", required=True, metavar="FILE.py[:VARIANT]", help="experiment file")
+        added.add_argument("experiment", nargs="?", metavar="FILE.py[:VARIANT]", help="experiment file")
+        added.add_argument("--config", metavar="FILE.py[:VARIANT]", help="the same")
         if workdir:
             added.add_argument("--workdir", help="directory of the run (default: below runs/, named after the config)")
         return added
@@ -77,10 +79,15 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--picture", metavar="FILE", help="draw what changes how often (.png, .svg, .pdf)")
 
     swept = command("sweep", "run every row of a table with every seed; go on with what was interrupted", workdir=True)
-    swept.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N,N,...", help="seeds (default: 0,1,2)")
-    swept.add_argument("--rows", default="", metavar="ROW,ROW,...", help="rows (default: all)")
+    swept.add_argument("--seeds", type=_numbers, default=(), metavar="N,N,...", help="seeds (default: the table's)")
+    swept.add_argument("--rows", type=_names, default=(), metavar="ROW,ROW,...", help="rows (default: all)")
+    swept.add_argument("--parts", type=_names, default=(), metavar="PART,PART,...", help="parts (default: all)")
 
-    command("table", "published numbers beside those of a sweep, as text, Markdown, CSV and a picture", workdir=True)
+    about = "published numbers beside those of a sweep, as text, Markdown, CSV and a picture"
+    tabled = command("table", about, workdir=True)
+    tabled.add_argument(
+        "--all", action="store_true", help="instead, every table below experiments/, in RESULTS.md there"
+    )
 
     bench = commands.add_parser("bench", help="time something", description="time something", add_help=False)
     bench.add_argument("name", nargs="?", help="what to time")
@@ -90,6 +97,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -160,6 +171,13 @@ def run(arguments: Sequence[str]) -> None:
         return bench(arguments[1:])
     rest, overrides = split_overrides(arguments)
     options = parser().parse_args(rest)
+    if options.command == "table" and options.all:
+        from nested_jax.run.results import write
+
+        return print(write(pathlib.Path("experiments")))
+    if (options.experiment is None) == (options.config is None):
+        raise ValueError(f"{options.command} takes one experiment file, FILE.py or --config=FILE.py")
+    options.config = options.config or options.experiment
 
     if options.command in ("sweep", "table"):
         return _run_table(options, overrides)
@@ -187,18 +205,19 @@ def run(arguments: Sequence[str]) -> None:
 def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from nested_jax import config as configs
     from nested_jax.run import host
+    from nested_jax.run.comparison import load
     from nested_jax.run.sweep import sweep
-    from nested_jax.run.table import load, table
+    from nested_jax.run.table import table
 
     comparison = load(options.config)
     usual = default_workdir(options.config, overrides)
     paper = pathlib.Path(comparison.file).parent.name  # another paper has a table of this number, too
     workdir = pathlib.Path(options.workdir or usual.with_name(f"{paper}-{usual.name}"))
     if options.command == "sweep":
-        first: Any = configs.load(comparison.spec(next(iter(comparison.rows))), overrides)
+        first: Any = configs.load(comparison.spec(next(iter(comparison.rows)), comparison.parts[0]), overrides)
         host.cpu_devices(math.prod(dataclasses.astuple(first.mesh)))
         host.keep_freed_memory()
-        sweep(comparison, overrides, workdir, options.seeds, [row for row in options.rows.split(",") if row])
+        sweep(comparison, overrides, workdir, options.seeds, options.rows, options.parts)
     print(f"\n{table(comparison, workdir)}")
 
 

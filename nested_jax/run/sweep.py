@@ -1,12 +1,15 @@
 """`sweep`: every row of a table with every seed, each in a directory of its own; what is finished is not run again."""
 
 import pathlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_jax import config as configs
-from nested_jax.run.table import STOPPED, Comparison, directory
+from nested_jax.run import records
+from nested_jax.run.comparison import ROWS_FILE, Comparison
+from nested_jax.run.records import Record
 from nested_jax.train.loop import Run, TrainingStopped
 from nested_jax.train.progress import duration
 from nested_jax.train.report import Report
@@ -16,54 +19,112 @@ def sweep(
     comparison: Comparison,
     overrides: Mapping[str, str],
     workdir: pathlib.Path,
-    seeds: Sequence[int],
+    seeds: Sequence[int] = (),
     rows: Sequence[str] = (),
+    parts: Sequence[str] = (),
 ) -> None:
     """Runs a table, seed by seed, so that a part of it is a table with fewer seeds.
 
-    A row that diverges is said to have, and the others go on; an interruption ends the sweep, and the same command
-    continues it.
+    Every finished run is a line of `rows.jsonl`, and what has a line there or beside the experiment's file is not run
+    again. A row that diverges is said to have, and the others go on; an interruption ends the sweep, and the same
+    command continues it.
 
     Args:
       comparison: the table.
       overrides: fields of every config, as for `train`.
       workdir: where the runs go, one directory each.
-      seeds: of parameters and data.
+      seeds: of parameters and data; the table's if empty.
       rows: which; all if empty.
+      parts: which; all if empty.
 
     Raises:
-      ValueError: for an unknown row, no seed, or an override of the seed.
+      ValueError: for an unknown row or part, or an override of what the sweep goes through.
     """
-    if not seeds:
-        raise ValueError("seeds must hold at least one number; got none")
-    for name in ("seed", "data.seed"):
+    for name in ("seed", "data.seed", *comparison.sweep.grid):
         if name in overrides:
-            raise ValueError(f"{name} is what a sweep goes through, see --seeds; got {overrides[name]!r}")
-    for row in rows:
-        if row not in comparison.rows:
-            raise ValueError(f"rows must be among {', '.join(comparison.rows)}; got {row!r}")
-    runs = [(row, seed) for seed in seeds for row in rows or comparison.rows]
+            raise ValueError(f"{name} is what a sweep goes through; got {overrides[name]!r}")
+    for what, given, known in (("rows", rows, comparison.rows), ("parts", parts, comparison.parts)):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}")
+    runs = [
+        (row, part, seed, {**overrides, **settings})
+        for seed in seeds or comparison.sweep.seeds
+        for row in rows or comparison.rows
+        for part in parts or comparison.parts
+        for settings in comparison.sweep.settings
+    ]
+    file = workdir / ROWS_FILE
+    done = {record.key for record in comparison.records(workdir)}
     began, new = time.perf_counter(), 0
-    for number, (row, seed) in enumerate(runs, 1):
-        place = directory(workdir, row, seed)
-        if Report.load(place / "report.json") is not None:
+    for number, (row, part, seed, settings) in enumerate(runs, 1):
+        key = (row, part, comparison.size, seed, tuple(sorted(settings.items())))
+        if key in done:
             continue
-        label = f"{number}/{len(runs)} {row}, seed {seed}"
-        settings = {"seed": str(seed), "data.seed": str(seed), **overrides}
-        experiment: Any = configs.load(comparison.spec(row), settings)
-        print(f"{label}: {place}")
-        try:
-            report = Run(experiment, place, say=lambda line, label=label: _say(label, line)).train()
-        except TrainingStopped as error:
-            print(f"{label}: {error}")
-            (place / STOPPED).write_text(f"{error}\n")
-            continue
-        if report is None:
+        name = "/".join(filter(None, (row, part)))
+        label = f"{number}/{len(runs)} {name}, seed {seed}"
+        label += "".join(f", {field.split('.')[-1]} {value}" for field, value in settings.items())
+        record = _run(comparison, (row, part, seed, settings), workdir, label)
+        if record is None:
             print("interrupted; the same command continues")
             return
+        workdir.mkdir(parents=True, exist_ok=True)
+        records.append(file, record)
         new += 1
         left = (time.perf_counter() - began) / new * (len(runs) - number)
-        print(f"{label}: {report.bits_per_byte:.4f} bits/byte; about {duration(left)} left")
+        shown = ", ".join(f"{metric} {value:.4f}" for metric, value in record.metrics.items()) or record.stopped
+        print(f"{label}: {shown}; at most {duration(left)} left")
+
+
+def _run(
+    comparison: Comparison, run: tuple[str, str, int, Mapping[str, str]], workdir: pathlib.Path, label: str
+) -> Record | None:
+    row, part, seed, settings = run
+    spec = comparison.spec(row, part)
+    given = {"seed": str(seed), "data.seed": str(seed), **settings}
+    experiment: Any = configs.load(spec, given)
+    place = workdir / directory(row, part, seed, settings)
+    print(f"{label}: {place}")
+    began, stopped = time.perf_counter(), ""
+    report: Report | None = None
+    try:
+        report = Run(experiment, place, say=lambda line: _say(label, line)).train()
+    except TrainingStopped as error:
+        stopped = str(error)
+    if report is None and not stopped:
+        return None
+    flags = "".join(f" --config.{field}={shlex.quote(value)}" for field, value in given.items())
+    return Record(
+        row=row,
+        part=part,
+        size=comparison.size,
+        seed=seed,
+        settings=settings,
+        metrics={} if report is None else report.metrics,
+        stopped=stopped,
+        steps=experiment.steps,
+        tokens=0 if report is None else report.tokens,
+        parameters=0 if report is None else report.parameters,
+        scored="" if report is None else report.scored,
+        data="" if report is None else report.data,
+        seconds=round(time.perf_counter() - began, 1),
+        device=records.device(),
+        versions=records.versions(),
+        date=records.today(),
+        command=f"python -m nested_jax train {comparison.shown(row, part)}{flags}",
+    )
+
+
+def directory(row: str, part: str, seed: int, settings: Mapping[str, str]) -> str:
+    """The name of a run's directory.
+
+    Example:
+      >>> directory("hope", "parity", 0, {"optimizer.learning_rate": "1e-3"})
+      'hope-parity-learning_rate=1e-3-0'
+    """
+    fields = [f"{field.split('.')[-1]}={value}" for field, value in settings.items()]
+    name = "-".join([*filter(None, (row, part)), *fields, str(seed)])
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
 
 
 def _say(label: str, line: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,17 +25,57 @@ class Published:
 
     Attributes:
       source: paper, table, size and tokens.
-      metric: what the numbers are.
-      values: row → number.
-      base: the row that the others are compared with.
-      bases: row → another row that it is compared with here.
+      columns: column → what its numbers are.
+      values: row, or `ROW@SIZE` where a table has several sizes → column → number.
+      measured: column → the metric of a run that it is compared with, `set/score`, behind `PART:` where a row has parts
+        that are trained apart. Columns without one are not measured.
+      unit: a run's metrics times this are in the unit of the table.
+      base: in an ablation, the row that the others are compared with; then changes are compared, in the first column.
+      bases: in an ablation, row → another row that it is compared with here.
     """
 
     source: str
-    metric: str
-    values: Mapping[str, float]
-    base: str
+    columns: Mapping[str, str]
+    values: Mapping[str, Mapping[str, float]]
+    measured: Mapping[str, str] = field(default_factory=dict)
+    unit: float = 1.0
+    base: str | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, row: str, size: str) -> Mapping[str, float]:
+        """The numbers of a row at a size; those of the row where it has one size only; none if none were printed."""
+        return self.values.get(f"{row}@{size}", self.values.get(row, {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """How the rows of a table are run.
+
+    Attributes:
+      seeds: of parameters and data.
+      grid: field of the config → values that are tried, as on a command line; every combination is a run of each seed.
+      select: metric by which a combination is chosen, on data that is no test: the one with the greatest median over
+        the seeds.
+      select_published: the metric of the published protocol, where that one chooses by test data; several joined by "+"
+        are added. The table then shows both.
+      differs: size → in which the runs differ from the paper, in words.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    grid: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    select: str = "bits_per_byte"
+    select_published: str | None = None
+    differs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> tuple[dict[str, str], ...]:
+        """Every combination of the grid; one without settings where there is none.
+
+        Example:
+          >>> Sweep(grid={"optimizer.learning_rate": ("1e-3", "3e-3")}).settings
+          ({'optimizer.learning_rate': '1e-3'}, {'optimizer.learning_rate': '3e-3'})
+        """
+        return tuple(dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values()))
 
 
 @dataclass(frozen=True)
@@ -66,39 +107,41 @@ def changed_memory(config: ModelConfig, **fields: Any) -> dict[str, MemoryConfig
     return {"memory": replace(config.memory, memory=memory)}
 
 
-def row_and_size(rows: Mapping[str, Row], arg: str) -> tuple[str, str]:
-    """Reads the variant of an experiment file: `ROW`, `ROW@SIZE`, `SIZE`, or nothing.
+def variant(rows: Mapping[str, Row], arg: str, parts: Collection[str] = ("",)) -> tuple[str, str, str]:
+    """Reads the variant of an experiment file: `ROW/PART@SIZE`, of which each may be missing.
 
     Args:
       rows: row name → `Row`.
-      arg: what stands behind the file's name. Without a row it is the first; without a size it is "small".
+      arg: what stands behind the file's name. Without a row or a part it is the first; without a size "small".
+      parts: what a row is trained on, one run each; ("",) where a row is one run.
 
     Returns:
-      A row and one of `nested_jax.models.SIZES`.
+      A row, a part and one of `nested_jax.models.SIZES`.
 
     Raises:
-      ValueError: for an unknown row or size; the nearest one is suggested.
+      ValueError: for an unknown row, part or size; the nearest one is suggested.
 
     Example:
       >>> rows = {"lmm": Row("LMM", "titans-lmm"), "mag": Row("+Attn (MAG)", "titans-mag")}
-      >>> row_and_size(rows, "mag@tiny"), row_and_size(rows, "tiny"), row_and_size(rows, "mag")
-      (('mag', 'tiny'), ('lmm', 'tiny'), ('mag', 'small'))
+      >>> variant(rows, "mag@tiny"), variant(rows, "tiny"), variant(rows, "mag/b", ("a", "b"))
+      (('mag', '', 'tiny'), ('lmm', '', 'tiny'), ('mag', 'b', 'small'))
     """
-    row, at, size = arg.partition("@")
-    if not at and row in SIZES:
-        row, size = "", row
-    row, size = row or next(iter(rows)), size or "small"
-    for what, given, known in (("row", row, rows), ("size", size, SIZES)):
+    head, at, size = arg.partition("@")
+    if not at and head in SIZES:
+        head, size = "", head
+    row, _, part = head.partition("/")
+    row, part, size = row or next(iter(rows)), part or next(iter(parts)), size or "small"
+    for what, given, known in (("row", row, rows), ("part", part, parts), ("size", size, SIZES)):
         if given not in known:
             near = difflib.get_close_matches(given, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {given!r}{hint}")
-    return row, size
+    return row, part, size
 
 
 def compare(rows: Mapping[str, Row], arg: str) -> Experiment:
-    """The experiment of a row, by `row_and_size` and `training`; to be returned by a file's `get_config`."""
-    row, size = row_and_size(rows, arg)
+    """The experiment of a row, by `variant` and `training`; to be returned by a file's `get_config`."""
+    row, _, size = variant(rows, arg)
     return training(rows[row].model(size), size)
 
 

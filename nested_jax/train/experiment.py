@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from nested_jax.data import TextConfig
+from nested_jax.data import TaskConfig, TextConfig
 from nested_jax.evals.sampling import Sampling
 from nested_jax.models import ModelConfig
 from nested_jax.train.metrics import NAMES as WRITERS
@@ -47,8 +47,8 @@ class Experiment:
     """A training run.
 
     Attributes:
-      model: the language model; over bytes, `vocab_size` is 256.
-      data: the text and how it is cut into batches.
+      model: the language model; over bytes, `vocab_size` is 256, of a task as many as its symbols.
+      data: the text and how it is cut into batches, or a task.
       optimizer: what trains the parameters.
       steps: updates in all, ≥ 1.
       seed: of the initial parameters and the sample; the order of the data has its own, `data.seed`.
@@ -56,7 +56,7 @@ class Experiment:
         models may differ in all that is no parameter: chunks, rules, windows, how gates are scaled.
       mesh: devices.
       log_every: steps between progress lines; the loss of every step is recorded all the same.
-      eval_every: steps between evaluations on the validation text; 0 evaluates at the end only.
+      eval_every: steps between evaluations on the validation text or set; 0 evaluates at the end only.
       eval_windows: windows of `data.sequence_length` bytes in such an evaluation.
       final_bytes: validation bytes that the last evaluation, and the count models beside it, are measured on; None
         takes all.
@@ -67,7 +67,7 @@ class Experiment:
     """
 
     model: ModelConfig
-    data: TextConfig
+    data: TextConfig | TaskConfig
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int
     seed: int = 0
@@ -87,12 +87,18 @@ class Experiment:
         for name in ("steps", "log_every", "eval_windows", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.final_bytes is not None and self.final_bytes <= self.data.sequence_length:
-            raise ValueError(f"final_bytes must be above data.sequence_length, or None; got {self.final_bytes}")
         if self.eval_every < 0:
             raise ValueError(f"eval_every must be at least 0; got {self.eval_every}")
-        if self.model.vocab_size < 256:
-            raise ValueError(f"model.vocab_size must be at least 256, one per byte; got {self.model.vocab_size}")
+        if isinstance(self.data, TaskConfig):
+            symbols, what = self.data.task.vocab_size, "symbol of the task"
+        else:
+            symbols, what = 256, "byte"
+            if self.final_bytes is not None and self.final_bytes <= self.data.sequence_length:
+                raise ValueError(f"final_bytes must be above data.sequence_length, or None; got {self.final_bytes}")
+        if self.model.vocab_size < symbols:
+            raise ValueError(
+                f"model.vocab_size must be at least {symbols}, one per {what}; got {self.model.vocab_size}"
+            )
         rows = self.mesh.data * self.mesh.fsdp
         if self.data.batch_size % rows:
             raise ValueError(

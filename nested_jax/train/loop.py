@@ -16,10 +16,6 @@ import numpy as np
 from flax import linen as nn
 
 from nested_jax import config as configs
-from nested_jax.data import BatchIterator, Text, batches, load_text, validation_windows
-from nested_jax.evals.baselines import baseline_table
-from nested_jax.evals.bits_per_byte import score_windows, window_scorer
-from nested_jax.evals.generation import generate
 from nested_jax.models import LanguageModel
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
@@ -27,10 +23,11 @@ from nested_jax.train.interruption import Interruption
 from nested_jax.train.metrics import Writers, open_writers
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.picture import draw
+from nested_jax.train.problems import Problem, open_problem, validation_names
 from nested_jax.train.progress import Progress, quantity
-from nested_jax.train.report import Report, excerpt, show
+from nested_jax.train.report import Report, show
 from nested_jax.train.sharding import BATCH, make_mesh
-from nested_jax.train.step import Metrics, TrainState, initial_state, make_diagnosis, make_step, place
+from nested_jax.train.step import Batch, Metrics, TrainState, initial_state, make_diagnosis, make_step, place
 
 DIAGNOSED_ROWS = 4
 
@@ -66,7 +63,6 @@ class Run:
         self.model = LanguageModel(experiment.model) if model is None else model
         self.say = say
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
-        self.score = window_scorer(self.model)
         self.description = json.loads(json.dumps(configs.to_dict(experiment)))
 
     def train(self) -> Report | None:
@@ -136,13 +132,10 @@ class Run:
         experiment = self.experiment
         mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
-        text = load_text(experiment.data)
-        iterator = batches(
-            text.train, experiment.data, process_index=jax.process_index(), process_count=jax.process_count()
-        )
+        problem = open_problem(experiment, self.model)
         placed = place(self.model, optimizer, experiment.seed, mesh)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(placed.params))
-        self.say(f"data    {text.description}")
+        self.say(f"data    {problem.description}")
         self.say(f"model   {quantity(parameters)} parameters")
         self.say(f"workdir {self.workdir}")
 
@@ -158,21 +151,21 @@ class Run:
                 state = state._replace(params=given, optimizer=jax.jit(optimizer.init)(given))
         else:
             state, position = self.checkpoints.restore(latest, placed)
-            iterator.set_state(position)
+            problem.batches.set_state(position)
             self.say(f"continuing from step {latest} of {experiment.steps}")
         done = latest or 0
         self._open_workdir()
         writers = open_writers(experiment.writers, self.workdir, done, self.description)
         try:
             if latest is None:
-                self.checkpoints.save(0, state, iterator.get_state(), self.description)
-            updates = _Updates(self, state, iterator, writers, interruption, text)
+                self.checkpoints.save(0, state, problem.batches.get_state(), self.description)
+            updates = _Updates(self, state, problem, writers, interruption)
             state = updates.run(done)
         finally:
             writers.close()
         if state is None:
             return None
-        return self._report(state, text, parameters)
+        return self._report(state, problem, parameters)
 
     def _given(self, placed: TrainState) -> Any:
         """The parameters of the run that this one begins with; None where it begins anew."""
@@ -190,31 +183,9 @@ class Run:
         temporary.write_text(json.dumps(self.description, indent=1))
         temporary.replace(self.workdir / "config.json")
 
-    def _report(self, state: TrainState, text: Text, parameters: int) -> Report:
-        experiment, length = self.experiment, self.experiment.data.sequence_length
+    def _report(self, state: TrainState, problem: Problem, parameters: int) -> Report:
         self.say("evaluating")
-        scored = excerpt(text.validation, experiment.final_bytes)
-        windows = validation_windows(scored, length, len(scored))
-        bits = score_windows(self.score, state.params, windows, experiment.data.batch_size)
-        (sample,), _ = generate(
-            self.model,
-            state.params,
-            [experiment.sample.prompt.encode()],
-            experiment.sample.length,
-            sampling=experiment.sample.sampling,
-            key=jax.random.key(experiment.seed),
-        )
-        report = Report(
-            steps=experiment.steps,
-            parameters=parameters,
-            scored_bytes=len(windows) * length,
-            context_length=length,
-            bits_per_byte=bits,
-            baselines=baseline_table(text.train, scored),
-            prompt=experiment.sample.prompt,
-            sample=sample.decode("utf-8", "replace"),
-            text=text.description,
-        )
+        report = problem.report(state.params, parameters)
         files = self.files()
         draw(files["metrics"], files["picture"], {**report.baselines})
         report.save(self.workdir / "report.json")
@@ -229,33 +200,34 @@ class _Updates:
         self,
         run: Run,
         state: TrainState,
-        iterator: BatchIterator,
+        problem: Problem,
         writers: Writers,
         interruption: Interruption,
-        text: Text,
     ):
-        self._run, self._state, self._iterator = run, state, iterator
+        self._run, self._state, self._problem = run, state, problem
         self._writers, self._interruption = writers, interruption
         experiment = run.experiment
         self._mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
         self._step = jax.jit(make_step(run.model, optimizer, experiment.optimizer, experiment.steps), donate_argnums=0)
         self._diagnose = make_diagnosis(run.model)
-        self._windows = validation_windows(text.validation, experiment.data.sequence_length, experiment.eval_windows)
         self._pending: list[tuple[int, Metrics]] = []
 
     def run(self, done: int) -> TrainState | None:
         """Updates `done` + 1 to the last; the state after it, or None if interrupted."""
         run, experiment = self._run, self._run.experiment
-        progress = Progress(experiment.steps, experiment.data.batch_size * experiment.data.sequence_length)
+        progress = Progress(experiment.steps, self._problem.tokens_per_step)
         sharding = jax.sharding.NamedSharding(self._mesh, BATCH)
         for number in range(done + 1, experiment.steps + 1):
             if number == done + 1:
                 run.say("compiling the training step")
-            tokens = jax.make_array_from_process_local_data(sharding, next(self._iterator)["tokens"])
+            batch = {
+                name: jax.make_array_from_process_local_data(sharding, part)
+                for name, part in next(self._problem.batches).items()
+            }
             logged = number % experiment.log_every == 0 or number in (1, experiment.steps)
-            extra = self._diagnose(self._state.params, tokens[:DIAGNOSED_ROWS]) if logged else {}
-            self._state, metrics = self._step(self._state, tokens)
+            extra = self._diagnose(self._state.params, _few(batch)) if logged else {}
+            self._state, metrics = self._step(self._state, batch)
             self._pending.append((number, {**metrics, **extra}))
 
             stopping = self._interruption.received
@@ -267,17 +239,19 @@ class _Updates:
                 validation = self._flush(validate=evaluated)
                 if logged or first:
                     values = self._last_values
-                    run.say(progress.line(number, values["loss"], values["bits_per_byte"], *progress.rates(number)))
-                if validation is not None:
-                    run.say(f"step {number}/{experiment.steps}  validation bits/byte {validation:.3f}")
+                    units = self._problem.units(values["loss"])
+                    run.say(progress.line(number, values["loss"], _shown(units), *progress.rates(number)))
+                if validation:
+                    name, value = next(iter(_shown(validation).items()))
+                    run.say(f"step {number}/{experiment.steps}  validation {name} {value:.3f}")
             if saved:
-                path = run.checkpoints.save(number, self._state, self._iterator.get_state(), run.description)
+                path = run.checkpoints.save(number, self._state, self._problem.batches.get_state(), run.description)
                 if stopping is not None and not last:
                     run.say(f"{stopping}: stopped after step {number}, saved {path}; resume with the same command")
                     return None
         return self._state
 
-    def _flush(self, *, validate: bool) -> float | None:
+    def _flush(self, *, validate: bool) -> dict[str, float]:
         """Fetches and writes what is pending; stops the run if the guard refused one of these updates."""
         fetched: list[dict[str, float]] = [
             {name: float(value) for name, value in values.items()}
@@ -286,14 +260,13 @@ class _Updates:
         numbers = [number for number, _ in self._pending]
         self._pending.clear()
         halted = int(self._state.halted)
-        validation = None
+        validation: dict[str, float] = {}
         if validate and halted < 0:
-            rows = self._run.experiment.data.batch_size
-            validation = score_windows(self._run.score, self._state.params, self._windows, rows)
-            fetched[-1]["validation_bits_per_byte"] = validation
+            validation = self._problem.validate(self._state.params)
+            fetched[-1] |= validation_names(validation)
         for number, values in zip(numbers, fetched, strict=True):
             if halted < 0 or number <= halted:
-                self._writers.scalars(number, values)
+                self._writers.scalars(number, values | self._problem.units(values["loss"]))
         if halted >= 0:
             self._stop(halted, fetched[numbers.index(halted)])
         self._last_values = fetched[-1]
@@ -311,6 +284,14 @@ class _Updates:
             f"good checkpoint is {self._run.checkpoints.path(good or 0)}. Try a lower optimizer.learning_rate or "
             "optimizer.clip_norm, a longer optimizer.warmup, or smaller memory gates, in a new --workdir"
         )
+
+
+def _few(batch: Batch) -> dict[str, jax.Array]:
+    return {name: part[:DIAGNOSED_ROWS] for name, part in batch.items()}
+
+
+def _shown(units: Mapping[str, float]) -> dict[str, float]:
+    return {name.replace("_per_", "/"): value for name, value in units.items()}
 
 
 def train(experiment: Experiment, workdir: str | os.PathLike[str], **options: Any) -> Report | None:

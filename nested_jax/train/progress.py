@@ -1,6 +1,7 @@
-"""The line that says how far a run is: step, loss, bits per byte, speed and the time left."""
+"""The line that says how far a run is: step, loss, speed and the time left."""
 
 import time
+from collections.abc import Mapping
 
 
 def duration(seconds: float) -> str:
@@ -61,17 +62,18 @@ class Progress:
         self._last = (step, now)
         return speed, left
 
-    def line(self, step: int, loss: float, bits: float, speed: float | None, left: float | None) -> str:
+    def line(self, step: int, loss: float, others: Mapping[str, float], speed: float | None, left: float | None) -> str:
         """The progress line of one step.
 
         Args:
           step: updates done.
           loss: nats per token.
-          bits: bits per byte.
+          others: what else the loss is, by its unit.
           speed: tokens per second, None if not known yet.
           left: seconds left, None if not known yet.
         """
-        text = f"step {step:{self._width}d}/{self._steps}  loss {loss:.4f}  bits/byte {bits:.3f}"
+        text = f"step {step:{self._width}d}/{self._steps}  loss {loss:.4f}"
+        text += "".join(f"  {unit} {value:.3f}" for unit, value in others.items())
         if speed is not None and left is not None:
             text += f"  {quantity(speed)} tokens/s  {duration(left)} left"
         return text

@@ -1,9 +1,9 @@
-"""What a finished run shows: bits per byte beside count models and xz, a sample, and where the files are."""
+"""What a finished run shows: its scores (bits per byte beside count models and xz), a sample, where the files are."""
 
 import json
 import pathlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -14,25 +14,23 @@ class Report:
 
     Attributes:
       steps: updates done.
+      tokens: per update.
       parameters: numbers in the model.
-      scored_bytes: validation bytes that every line of the table is measured on.
-      context_length: bytes of context the model was given at most.
-      bits_per_byte: of the model.
-      baselines: name → bits per byte.
-      prompt: where the sample begins.
-      sample: what the model wrote after it.
-      text: one line on the data.
+      metrics: name → number; "bits_per_byte" of a text, "set/score" of a task.
+      scored: one line on what the metrics are measured on.
+      data: one line on the data.
+      baselines: of a text, name → bits per byte.
+      sample: of a text, a prompt and what the model wrote after it.
     """
 
     steps: int
+    tokens: int
     parameters: int
-    scored_bytes: int
-    context_length: int
-    bits_per_byte: float
-    baselines: Mapping[str, float]
-    prompt: str
-    sample: str
-    text: str
+    metrics: Mapping[str, float]
+    scored: str
+    data: str
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    sample: str = ""
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the report as JSON."""
@@ -64,10 +62,13 @@ def excerpt(tokens: np.ndarray, count: int | None, pieces: int = 16) -> np.ndarr
 
 
 def table(report: Report) -> str:
-    """The report's numbers as a text table, worst first."""
-    rows = dict(report.baselines)
-    rows["this model"] = report.bits_per_byte
-    lines = [f"bits per byte on {report.scored_bytes:,} validation bytes (context {report.context_length})"]
+    """The report's numbers as a text table; bits per byte worst first, among those of the baselines."""
+    if not report.baselines:
+        width = max(map(len, report.metrics))
+        rows = [f"  {name:<{width}} {value:8.4f}" for name, value in report.metrics.items()]
+        return "\n".join([f"scores on {report.scored}", *rows])
+    rows = {**report.baselines, "this model": report.metrics["bits_per_byte"]}
+    lines = [f"bits per byte on {report.scored}"]
     for name, value in sorted(rows.items(), key=lambda row: -row[1]):
         lines.append(f"  {name:<12} {value:6.3f}" + ("  <" if name == "this model" else ""))
     return "\n".join(lines)
@@ -82,7 +83,8 @@ def show(report: Report, files: Mapping[str, pathlib.Path]) -> str:
     """
     width = max(map(len, files))
     paths = "\n".join(f"  {name:<{width}}  {path}" for name, path in files.items())
-    return f"\n{table(report)}\n\nsample\n{_indent(report.prompt + report.sample)}\n\nfiles\n{paths}"
+    sample = f"\n\nsample\n{_indent(report.sample)}" if report.sample else ""
+    return f"\n{table(report)}{sample}\n\nfiles\n{paths}"
 
 
 def _indent(text: str) -> str:

@@ -1,7 +1,6 @@
-"""One update: cross-entropy per byte, its gradient, the optimizer, and a guard that never applies a bad update."""
+"""One update: cross-entropy per answer, its gradient, the optimizer, and a guard that never applies a bad update."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,9 @@ from nested_jax.train.optimizer import OptimizerConfig, learning_rate_schedule, 
 from nested_jax.train.sharding import shardings
 
 Metrics = dict[str, jax.Array]
+Batch = Mapping[str, jax.Array]
+"""What a model reads and what it should say: "tokens" [B, T + 1], each to be told from those before it, or "inputs" and
+"targets" [B, T]. With "trained" bool [B, T] only those places count; "reset" is handed to the model."""
 
 
 class TrainState(NamedTuple):
@@ -53,44 +55,55 @@ def place(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, 
     )
 
 
+def questions(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Inputs and targets of a batch, [B, T] each."""
+    if "tokens" in batch:
+        return batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+    return batch["inputs"], batch["targets"]
+
+
+def loss(model: nn.Module, params: Any, batch: Batch, **options: Any) -> jax.Array:
+    """Mean nats of the answers of a batch that count; `options` go to the model's `apply`."""
+    inputs, targets = questions(batch)
+    logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), **options)
+    each = nats(logits, targets)
+    if "trained" not in batch:
+        return jnp.mean(each)
+    return jnp.sum(each * batch["trained"]) / jnp.maximum(jnp.sum(batch["trained"]), 1)
+
+
 def make_step(
     model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: OptimizerConfig, steps: int
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The function of one update, to be jitted with the state donated.
 
     Args:
-      model: gives logits for tokens [B, T].
+      model: gives logits for inputs [B, T].
       optimizer: from `make_optimizer`.
       config: its config, for the guard and the learning rate that is reported.
       steps: steps of the whole run.
 
     Returns:
-      `(state, tokens [B, T + 1]) -> (state, metrics)`. An update whose loss or gradient is not finite, or whose
+      `(state, batch) -> (state, metrics)`. An update whose loss or gradient is not finite, or whose
       gradient norm is above `halt_norm`, is not applied, and none after it.
     """
     schedule = learning_rate_schedule(config, steps)
 
-    def step(state: TrainState, tokens: jax.Array) -> tuple[TrainState, Metrics]:
-        def loss_of(params: Any) -> jax.Array:
-            logits, _ = model.apply(
-                {"params": params}, tokens[:, :-1], rngs={"dropout": jax.random.fold_in(state.key, state.step)}
-            )
-            return jnp.mean(nats(logits, tokens[:, 1:]))
-
-        loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        keys = {"dropout": jax.random.fold_in(state.key, state.step)}
+        value, gradient = jax.value_and_grad(lambda params: loss(model, params, batch, rngs=keys))(state.params)
         norm = optax.tree.norm(gradient)
         updates, after = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
 
         limit = jnp.inf if config.halt_norm is None else config.halt_norm
-        good = jnp.isfinite(loss) & jnp.isfinite(norm) & (norm <= limit) & (state.halted < 0)
+        good = jnp.isfinite(value) & jnp.isfinite(norm) & (norm <= limit) & (state.halted < 0)
         params, after = jax.tree.map(
             lambda new, old: jnp.where(good, new, old), (params, after), (state.params, state.optimizer)
         )
         halted = jnp.where(good | (state.halted >= 0), state.halted, state.step + 1)
         metrics = {
-            "loss": loss,
-            "bits_per_byte": loss / math.log(2),
+            "loss": value,
             "gradient_norm": norm,
             "learning_rate": schedule(state.step),
         }
@@ -99,15 +112,15 @@ def make_step(
     return step
 
 
-def make_diagnosis(model: nn.Module) -> Callable[[Any, jax.Array], Metrics]:
-    """A jitted function of parameters and tokens [B, T + 1] that gives what the layers record: gates and inner losses.
+def make_diagnosis(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
+    """A jitted function of parameters and a batch that gives what the layers record: gates and inner losses.
 
     Names are the layers' paths, e.g. `blocks_0/mixer/learning_rate`. A model that records nothing gives an empty dict.
     """
 
     @jax.jit
-    def diagnose(params: Any, tokens: jax.Array) -> Metrics:
-        _, found = model.apply({"params": params}, tokens[:, :-1], mutable=["diagnostics"])
+    def diagnose(params: Any, batch: Batch) -> Metrics:
+        _, found = model.apply({"params": params}, questions(batch)[0], mutable=["diagnostics"])
         leaves = jax.tree.leaves_with_path(found.get("diagnostics", {}))
         return {path_name(path): jnp.mean(leaf) for path, leaf in leaves}
 

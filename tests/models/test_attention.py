@@ -89,3 +89,11 @@ def test_a_context_beyond_the_cache_is_refused():
     _, state = module.apply(variables, inputs[:, :8])
     with pytest.raises(ValueError, match="max_length=8 tokens, got 9"):
         module.apply(variables, inputs[:, 0], state, method="step")
+
+
+def test_without_positions_the_order_of_what_was_seen_does_not_matter():
+    for base, same in ((None, True), (100.0, False)):
+        module, params, inputs = layer(rope_base=base)
+        read, _ = module.apply(params, inputs)
+        swapped, _ = module.apply(params, inputs[:, jnp.array([1, 0, *range(2, 9)])])
+        assert np.allclose(read[:, 2:], swapped[:, 2:], atol=1e-6) == same

@@ -1,4 +1,4 @@
-"""Tables of published and measured changes, and the sweeps that fill them."""
+"""Tables of published and measured numbers, the sweeps that fill them, and the document of all of them."""
 
 import csv
 import dataclasses
@@ -7,33 +7,73 @@ import re
 
 import pytest
 
-from nested_jax.run import table as tables
+from nested_jax.run import ablation, records, score_table
+from nested_jax.run.comparison import ROWS_FILE, Comparison, load
 from nested_jax.run.main import main
+from nested_jax.run.records import Record
+from nested_jax.run.results import found, write
 from nested_jax.run.sweep import sweep
-from nested_jax.train.comparison import Published, Row
+from nested_jax.run.table import lay, table
+from nested_jax.train.comparison import Published, Row, Sweep
 from nested_jax.train.loop import TrainingStopped
 from nested_jax.train.report import Report
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = f"{ROOT}/experiments/titans/table5.py"
-REPORT = Report(300, 1000, 4000, 32, 2.0, {}, "a", "b", "some text")
-
-TABLE = tables.Comparison(
+REPORT = Report(300, 64, 1000, {"bits_per_byte": 2.0}, "4,000 bytes", "some text")
+RECORD = Record(
+    row="base",
+    size="tiny",
+    seed=0,
+    steps=300,
+    tokens=64,
+    parameters=1000,
+    scored="4,000 bytes",
+    seconds=1.0,
+    device="2 × a processor",
+    versions={"python": "3.11.7"},
+    date="2026-11-25",
+    command="python -m nested_jax train experiments/a/b.py:base@tiny",
+)
+PRINTED = {"base": 10.0, "better": 9.0, "mixed": 9.0, "worse": 9.0, "other": 11.0}
+ABLATION = Comparison(
     FILE,
     "tiny",
     {name: Row(name.upper(), "titans-lmm") for name in ("base", "better", "mixed", "worse", "other", "lost")},
     Published(
         source="a paper",
-        metric="perplexity",
-        values={"base": 10.0, "better": 9.0, "mixed": 9.0, "worse": 9.0, "other": 11.0},
+        columns={"perplexity": "perplexity"},
+        values={row: {"perplexity": value} for row, value in PRINTED.items()},
         base="base",
         bases={"other": "worse"},
     ),
 )
+SCORES = Comparison(
+    FILE,
+    "small",
+    {"one": Row("One", "lstm"), "two": Row("Two", "lstm")},
+    Published(
+        source="a paper",
+        columns={"a0": "A, bin 0", "a1": "A, bin 1", "b0": "B"},
+        values={"one": {"a0": 100.0, "a1": 50.0, "b0": 7.0}, "elsewhere": {"a0": 1.0}, "big@1.3b": {"a0": 2.0}},
+        measured={"a0": "a:bin0/sequence", "a1": "a:bin1/sequence"},
+        unit=100,
+    ),
+    ("a", "b"),
+    Sweep(
+        grid={"optimizer.learning_rate": ("1e-3", "3e-3")},
+        select="validation/sequence",
+        select_published="bin0/sequence+bin1/sequence",
+    ),
+)
+
+
+def run(row, seed, **fields):
+    return dataclasses.replace(RECORD, row=row, seed=seed, **fields)
 
 
 @pytest.fixture
-def measured(tmp_path):
+def ablated():
     bits = {
         "base": (2.0, 2.1),
         "better": (1.9, 2.0),
@@ -41,20 +81,32 @@ def measured(tmp_path):
         "worse": (2.2, 2.3),
         "other": (2.3, 2.4),
     }
-    for row, values in bits.items():
-        for seed, value in enumerate(values):
-            place = tables.directory(tmp_path, row, seed)
-            place.mkdir()
-            dataclasses.replace(REPORT, bits_per_byte=value).save(place / "report.json")
-    lost = tables.directory(tmp_path, "lost", 0)
-    lost.mkdir()
-    (lost / tables.STOPPED).write_text("step 3: the loss is not finite\n")
-    return tmp_path
+    done = [
+        run(row, seed, metrics={"bits_per_byte": value})
+        for row, values in bits.items()
+        for seed, value in enumerate(values)
+    ]
+    return [*done, run("lost", 0, stopped="step 3: the loss is not finite")]
 
 
-def test_signs_are_compared_seed_by_seed(measured):
-    found = tables.finished(TABLE, measured)
-    lines = {line.title: line for line in tables.lines(TABLE, measured, found)}
+@pytest.fixture
+def scored():
+    """Row one: the second rate is better by validation, the first by the tests; one seed of row two is lost."""
+
+    def one(row, rate, seed, validation, bins, **fields):
+        metrics = {"validation/sequence": validation, "bin0/sequence": bins[0], "bin1/sequence": bins[1]}
+        settings = {"optimizer.learning_rate": rate}
+        return run(row, seed, size="small", part="a", settings=settings, metrics=metrics, **fields)
+
+    done = [one("one", "1e-3", seed, 0.8, (1.0, 1.0)) for seed in range(3)]
+    done += [one("one", "3e-3", seed, 0.9, (0.9 + seed / 100, 0.2)) for seed in range(3)]
+    done += [one("two", "1e-3", 0, 0.5, (0.5, 0.0))]
+    lost = {"optimizer.learning_rate": "1e-3"}
+    return [*done, run("two", 1, size="small", part="a", settings=lost, stopped="step 2: lost")]
+
+
+def test_signs_are_compared_seed_by_seed(ablated):
+    lines = {line.title: line for line in ablation.lines(ABLATION, ablated)}
     assert {title: line.sign for title, line in lines.items()} == {
         "BASE": "",
         "BETTER": "same",
@@ -69,30 +121,108 @@ def test_signs_are_compared_seed_by_seed(measured):
     assert lines["LOST"].published is None
 
 
-def test_a_table_is_text_markdown_csv_and_a_picture(measured):
-    text = tables.table(TABLE, measured)
-    assert "OTHER is compared here with WORSE." in text
+def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
+    for record in ablated:
+        records.append(tmp_path / ROWS_FILE, record)
+    text = table(ABLATION, tmp_path)
+    assert "OTHER is compared here with WORSE" in text
     assert "diverged" in text
-    with (measured / "table.csv").open() as file:
+    assert "measured on 2 × a processor; python 3.11.7; 2026-11-25" in text
+    with (tmp_path / "table.csv").open() as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     assert rows["BETTER"]["change, median"] == "-4.88 %"
     assert rows["BETTER"]["range"] == "-5.00 % to -4.76 %"
     assert rows["LOST"]["seeds"] == "0, 1 diverged"
-    assert (measured / "table.md").read_text().count("| ") > 20
-    assert (measured / "table.png").stat().st_size > 5000
+    assert rows["LOST"]["command"] == "python -m nested_jax sweep experiments/titans/table5.py:tiny --rows=lost"
+    assert (tmp_path / "table.md").read_text().count("| ") > 20
+    assert (tmp_path / "table.png").stat().st_size > 5000
 
 
-def test_nothing_run_says_so(tmp_path, capsys):
-    assert main(["table", f"--config={FILE}", f"--workdir={tmp_path}"]) == 0
-    assert capsys.readouterr().out.count("not run") == 9
+def test_settings_are_chosen_by_validation_and_by_the_published_protocol(scored):
+    one, two, other = score_table.lines(SCORES, scored)
+    assert (one.title, two.title, other.title) == ("One", "Two", "elsewhere")
+    assert one.cells["a0"].settings == (("optimizer.learning_rate", "3e-3"),)
+    assert one.cells["a0"].values == pytest.approx((90, 91, 92))
+    assert one.cells["a1"].difference == pytest.approx(20 - 50)
+    assert one.as_published["a0"].values == pytest.approx((100, 100, 100))
+    assert (one.cells["b0"].published, one.cells["b0"].values) == (7, ())
+    assert (two.cells["a0"].values, two.cells["a0"].diverged) == ((50,), 1)
+    assert other.cells["a0"].published == 1
+
+
+def test_a_run_that_stopped_is_never_chosen(scored):
+    rate = {"optimizer.learning_rate": "3e-3"}
+    lost = [run("one", seed, size="small", part="a", settings=rate, stopped="lost") for seed in range(2)]
+    kept = [record for record in scored if record.row == "one" and record.settings != rate]
+    assert score_table.chosen([*lost, *kept], "validation/sequence") == (("optimizer.learning_rate", "1e-3"),)
+
+
+def test_scores_are_laid_out(scored):
+    laid = lay(SCORES, scored)
+    rows = [list(row) for row in laid.rows]
+    assert rows[0][:3] == ["One", "published", "100"]
+    assert rows[1][1:] == ["here", "91 (90 to 92)", "20", "not run"] or rows[1][2] == "91 (90 to 92)"
+    assert rows[2][1:3] == ["here, settings by test", "100 (100 to 100)"]
+    assert rows[3][1:4] == ["difference", "-9", "-30"]
+    assert ["", "here", "50, 1 diverged", "0, 1 diverged", "not run"] in rows
+    assert rows[-1] == ["", "here", "not run", "not run", "not run"]
+    with_heads = [dict(zip(laid.full[0], row, strict=True)) for row in laid.full[1:]]
+    first = next(row for row in with_heads if row["row"] == "One" and row["column"] == "a0")
+    assert (first["median"], first["least"], first["greatest"], first["seeds"]) == ("91", "90", "92", "3")
+    assert first["settings"] == "optimizer.learning_rate=3e-3"
+    assert (first["tier"], first["steps"], first["command"]) == ("small", "300", RECORD.command)
+
+
+def test_records_are_replaced_and_a_torn_line_is_left_out(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    records.append(file, run("base", 0, metrics={"x": 1.0}))
+    records.append(file, run("base", 1, metrics={"x": 2.0}))
+    records.append(file, run("base", 0, metrics={"x": 3.0}))
+    assert [(record.seed, record.metrics["x"]) for record in records.read(file)] == [(1, 2.0), (0, 3.0)]
+    whole = file.read_text()
+    file.write_text(whole + whole[:20])
+    assert len(records.read(file)) == 2
+    file.write_text("{}\n" + whole)
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: expected a record of a run"):
+        records.read(file)
+
+
+def test_nothing_run_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Comparison, "records", lambda *_: [])
+    assert main(["table", FILE, f"--workdir={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("not run") == 9
+    assert "nothing was run" in printed
+
+
+def test_all_tables_are_one_document(tmp_path, scored):
+    folder = tmp_path / "experiments"
+    (folder / "titans").mkdir(parents=True)
+    (folder / "titans" / "table5.py").write_text(pathlib.Path(FILE).read_text())
+    (folder / "titans" / "none.py").write_text("")
+    (only,) = found(folder)
+    assert (only.name, only.size) == ("experiments/titans/table5.py", "small")
+    for seed in range(2):
+        done = run("lmm", seed, metrics={"bits_per_byte": 2.0 + seed})
+        records.append(folder / "titans" / "table5.jsonl", done)
+    assert "1 tables, 1 of them with runs" in write(folder)
+    text = (folder / "RESULTS.md").read_text()
+    assert "## experiments/titans/table5.py, tiny" in text
+    assert "2.5000" in text
+    assert (folder / "titans" / "table5-tiny.png").exists()
+    assert "(titans/table5-tiny.png)" in text
+    with pytest.raises(ValueError, match="found none"):
+        write(tmp_path / "experiments" / "titans")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["table", f"--config={ROOT}/experiments/quickstart.py"], "is no table: it must define ROWS and RESULT"),
-        (["table", f"--config={FILE}:smal"], "size must be one of .* got 'smal'; did you mean 'small'?"),
+        (["table", f"{FILE}:smal"], "size must be one of .* got 'smal'; did you mean 'small'?"),
+        (["table"], "table takes one experiment file"),
         (["sweep", f"--config={FILE}:tiny", "--rows=lmm,mga"], "rows must be among lmm, .* got 'mga'"),
+        (["sweep", f"--config={FILE}:tiny", "--parts=x"], "parts must be among .* got 'x'"),
     ],
 )
 def test_bad_input_is_named(arguments, message, capsys, tmp_path):
@@ -110,30 +240,30 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
 
         def train(self):
             calls.append((self.place.name, self.experiment.seed, self.experiment.data.seed, self.experiment.steps))
-            self.place.mkdir()
             if "mal" in self.place.name:
                 raise TrainingStopped("step 3: the loss is not finite")
-            REPORT.save(self.place / "report.json")
             return REPORT
 
     monkeypatch.setattr("nested_jax.run.sweep.Run", Fake)
-    comparison = tables.load(f"{FILE}:tiny")
+    comparison = load(f"{FILE}:tiny")
     sweep(comparison, {"steps": "7"}, tmp_path, (0, 3), ("lmm", "mal"))
-    assert calls == [("lmm-0", 0, 0, 7), ("mal-0", 0, 0, 7), ("lmm-3", 3, 3, 7), ("mal-3", 3, 3, 7)]
-    assert tables.diverged(tmp_path, "mal") == 2
+    names = ["lmm-steps=7-0", "mal-steps=7-0", "lmm-steps=7-3", "mal-steps=7-3"]
+    assert calls == [(name, int(name[-1]), int(name[-1]), 7) for name in names]
+    done = comparison.records(tmp_path)
+    assert [record.stopped for record in done if record.row == "mal"] == ["step 3: the loss is not finite"] * 2
+    again = "python -m nested_jax train experiments/titans/table5.py:lmm@tiny"
+    assert done[0].command == f"{again} --config.seed=0 --config.data.seed=0 --config.steps=7"
     calls.clear()
     sweep(comparison, {"steps": "7"}, tmp_path, (0, 3, 4), ("lmm",))
-    assert [name for name, *_ in calls] == ["lmm-4"]
-    assert "2.0000 bits/byte" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through, see --seeds; got '5'"):
+    assert [name for name, *_ in calls] == ["lmm-steps=7-4"]
+    assert "bits_per_byte 2.0000" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through; got '5'"):
         sweep(comparison, {"data.seed": "5"}, tmp_path, (0,))
-    with pytest.raises(ValueError, match="seeds must hold at least one number"):
-        sweep(comparison, {}, tmp_path, ())
 
 
 @pytest.mark.slow
 def test_a_sweep_trains(tmp_path, capsys):
-    arguments = [f"--config={FILE}:tiny", f"--workdir={tmp_path}"]
+    arguments = [f"{FILE}:tiny", f"--workdir={tmp_path}"]
     assert main(["sweep", *arguments, "--rows=lmm,linear", "--seeds=1"]) == 0
     printed = capsys.readouterr().out
     assert "2/2 linear, seed 1: step 20/20" in printed

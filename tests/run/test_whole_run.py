@@ -95,7 +95,7 @@ def test_a_run_ends_with_its_table_a_sample_and_its_files(runs):
     for gate in ("learning_rate", "momentum", "decay", "inner_loss"):
         assert sum(f"blocks_0/mixer/{gate}" in record for record in records) == 31
     report = json.loads((base / "whole" / "report.json").read_text())
-    assert report["bits_per_byte"] < report["baselines"]["unigram"]
+    assert report["metrics"]["bits_per_byte"] < report["baselines"]["unigram"]
 
 
 def test_killed_then_terminated_then_finished_to_the_same_bits(runs):

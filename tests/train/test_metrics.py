@@ -47,7 +47,7 @@ def test_progress_line():
     speed, left = progress.rates(101, now=60.0)
     assert speed == pytest.approx(20_000)
     assert left == pytest.approx(89.9)
-    line = progress.line(101, 1.25, 1.8034, speed, left)
+    line = progress.line(101, 1.25, {"bits/byte": 1.8034}, speed, left)
     assert line == "step  101/1000  loss 1.2500  bits/byte 1.803  20.0k tokens/s  1 min 30 s left"
 
 
@@ -62,14 +62,13 @@ def test_picture_of_a_run_without_memories(tmp_path):
 def test_report_survives_the_file_and_sorts_its_table(tmp_path):
     report = Report(
         steps=3,
+        tokens=64,
         parameters=10,
-        scored_bytes=1234,
-        context_length=16,
-        bits_per_byte=2.4,
+        metrics={"bits_per_byte": 2.4},
+        scored="1,234 validation bytes (context 16)",
+        data="t",
         baselines={"bigram": 3.5, "xz": 1.7},
-        prompt="a",
-        sample="b\n",
-        text="t",
+        sample="ab\n",
     )
     report.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json") == report

@@ -42,7 +42,7 @@ def test_sharded_steps_of_the_language_model_are_those_of_one_device():
         mesh = make_mesh(mesh_config)
         placed = jax.tree.map(lambda leaf: leaf.sharding, place(model, optimizer, 0, mesh))
         state = jax.jit(lambda: initial_state(model, optimizer, 0), out_shardings=placed)()
-        batch = jax.device_put(tokens, jax.sharding.NamedSharding(mesh, BATCH))
+        batch = {"tokens": jax.device_put(tokens, jax.sharding.NamedSharding(mesh, BATCH))}
         step = jax.jit(make_step(model, optimizer, config, 10), donate_argnums=0)
         losses = []
         for _ in range(2):

@@ -1,0 +1,86 @@
+"""An experiment file that is a table: its rows, what a paper printed of them, and the records of runs."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nested_jax import config as configs
+from nested_jax.run.records import Record, merged, read
+from nested_jax.train.comparison import Published, Row, Sweep, variant
+
+ROWS_FILE = "rows.jsonl"
+TIERS = {"tiny": "unit", "small": "small"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An experiment file that is a table.
+
+    Attributes:
+      file: path of the experiment.
+      size: of all rows.
+      rows: row → model.
+      published: the paper's numbers.
+      parts: what each row is trained on, one run each; ("",) where a row is one run.
+      sweep: how the rows are run.
+    """
+
+    file: str
+    size: str
+    rows: Mapping[str, Row]
+    published: Published
+    parts: tuple[str, ...] = ("",)
+    sweep: Sweep = field(default_factory=Sweep)
+
+    @property
+    def tier(self) -> str:
+        """Of the budget: "unit" (seconds), "small" (minutes on a CPU) or "paper"."""
+        return TIERS.get(self.size, "paper")
+
+    def spec(self, row: str, part: str = "") -> str:
+        """A run's config, as `--config` takes it."""
+        return f"{self.file}:{self._variant(row, part)}"
+
+    def shown(self, row: str, part: str = "") -> str:
+        """The same for people: the file from the folder `experiments` on."""
+        return f"{self.name}:{self._variant(row, part)}"
+
+    @property
+    def name(self) -> str:
+        """The file from the folder `experiments` on; its last two parts where there is no such folder."""
+        parts = pathlib.Path(self.file).parts
+        first = len(parts) - 1 - parts[::-1].index("experiments") if "experiments" in parts else len(parts) - 2
+        return pathlib.PurePosixPath(*parts[first:]).as_posix()
+
+    def _variant(self, row: str, part: str) -> str:
+        return f"{row}{'/' if part else ''}{part}@{self.size}"
+
+    def base(self, row: str) -> str:
+        """The row that a row of an ablation is compared with."""
+        base = self.published.bases.get(row, self.published.base)
+        assert base is not None
+        return base
+
+    def records(self, workdir: pathlib.Path | None) -> list[Record]:
+        """The finished runs of this size: those beside the experiment's file, then those of a directory."""
+        beside = read(pathlib.Path(self.file).with_suffix(".jsonl"))
+        found = merged(beside, [] if workdir is None else read(workdir / ROWS_FILE))
+        return [record for record in found if record.size == self.size and record.row in self.rows]
+
+
+def load(spec: str) -> Comparison:
+    """Reads `FILE.py` or `FILE.py:SIZE`.
+
+    Raises:
+      ValueError: if the file has no `ROWS` and `RESULT`, or there is no such size.
+    """
+    module, arg = configs.module(spec)
+    rows, published = getattr(module, "ROWS", None), getattr(module, "RESULT", None)
+    if not isinstance(rows, Mapping) or not isinstance(published, Published):
+        raise ValueError(f"config: {spec} is no table: it must define ROWS and RESULT (a Published)")
+    parts: Any = tuple(getattr(module, "PARTS", ("",)))
+    _, _, size = variant(rows, arg and f"@{arg}", parts)
+    return Comparison(str(module.__file__), size, rows, published, parts, getattr(module, "SWEEP", Sweep()))

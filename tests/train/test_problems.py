@@ -1,0 +1,134 @@
+"""Runs on a task: the loss is of the trained places, the scores are those of the tests, a run goes on as it was."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from nested_jax.data import TaskConfig, example_batches, examples
+from nested_jax.evals.bits_per_byte import nats
+from nested_jax.models import ModelConfig
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.loop import train
+from nested_jax.train.metrics import read
+from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.step import loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Previous:
+    """The symbol before is the answer; the first place is not asked for, and padding is behind the last."""
+
+    vocab_size: int = 5
+    train_examples: int = 50
+
+    def train(self, seed):
+        return self._draw(seed, self.train_examples, 6)
+
+    def tests(self):
+        return {"validation": self._draw(1000, 7, 6), "longer": self._draw(1001, 5, 11)}
+
+    def _draw(self, seed, count, length):
+        drawn = np.random.default_rng(seed).integers(0, self.vocab_size, (count, length))
+        asked = np.arange(length) > 0
+        asked = asked & (np.arange(length) < length - 1)
+        return examples(drawn, np.roll(drawn, 1, axis=1), np.tile(asked, (count, 1)))
+
+
+class Shifted(nn.Module):
+    """Has the calls of `LanguageModel`; answers with a learned map of the symbol before."""
+
+    @nn.compact
+    def __call__(self, tokens, state=None, reset=None):
+        before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))
+        return nn.Embed(5, 5)(before), state
+
+
+TASK = TaskConfig(task=Previous(), batch_size=8)
+
+
+@pytest.fixture
+def experiment():
+    return Experiment(
+        model=ModelConfig(vocab_size=5, dim=8, layers=1),
+        data=TASK,
+        optimizer=OptimizerConfig(learning_rate=0.1, warmup=2),
+        steps=40,
+        log_every=10,
+        eval_every=20,
+        checkpoint_every=15,
+    )
+
+
+def test_only_trained_places_count():
+    model = Shifted()
+    batch = next(example_batches(TASK.examples(), TASK, backend="numpy"))
+    params = model.init(jax.random.key(0), batch["inputs"])["params"]
+    each = nats(model.apply({"params": params}, batch["inputs"])[0], batch["targets"])
+    np.testing.assert_allclose(loss(model, params, batch), np.asarray(each)[:, 1:-1].mean(), rtol=1e-6)
+    padded = dict(batch)
+    padded["targets"] = np.where(batch["trained"], batch["targets"], 4)
+    np.testing.assert_allclose(loss(model, params, padded), loss(model, params, batch))
+
+
+def test_batches_of_examples_are_every_example_once_an_epoch():
+    data = dataclasses.replace(TASK, task=Previous(train_examples=16))
+    found = data.examples()
+    for backend in ("numpy", "grain"):
+        stream = example_batches(found, data, backend=backend)
+        rows = np.concatenate([next(stream)["inputs"] for _ in range(4)])
+        for epoch in (rows[:16], rows[16:]):
+            assert sorted(map(bytes, epoch)) == sorted(map(bytes, found.inputs))
+        assert not np.array_equal(rows[:16], rows[16:])
+    halves = [example_batches(found, data, process_index=index, process_count=2) for index in range(2)]
+    np.testing.assert_array_equal(np.concatenate([next(half)["inputs"] for half in halves]), rows[:8])
+    state = stream.get_state()
+    expected = next(stream)["inputs"]
+    again = example_batches(found, data)
+    again.set_state(state)
+    np.testing.assert_array_equal(next(again)["inputs"], expected)
+    other = example_batches(found, dataclasses.replace(data, seed=1))
+    with pytest.raises(ValueError, match="its seed is 0, this iterator's is 1"):
+        other.set_state(state)
+
+
+def test_a_task_is_learned_scored_and_reported(experiment, tmp_path):
+    lines = []
+    report = train(experiment, tmp_path, model=Shifted(), say=lines.append)
+    assert report.metrics["validation/sequence"] == report.metrics["longer/token"] == 1.0
+    assert report.tokens == 8 * 6
+    records = read(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records if "validation_sequence" in record] == [20, 40]
+    assert "bits_per_byte" not in records[0]
+    assert any(
+        line.startswith("data    Previous: 50 examples of 6 symbols; tests: validation (7 of 6)") for line in lines
+    )
+    assert any("validation sequence 1.000" in line for line in lines)
+    assert "longer/macro" in lines[-1]
+    assert (tmp_path / "training.png").exists()
+
+
+def test_a_task_goes_on_to_the_same_bits(experiment, tmp_path):
+    whole = train(experiment, tmp_path / "whole", model=Shifted(), say=lambda _: None)
+
+    def crash(line):
+        if line.startswith("step 30"):
+            raise RuntimeError("lost power")
+
+    with pytest.raises(RuntimeError, match="lost power"):
+        train(experiment, tmp_path / "parts", model=Shifted(), say=crash)
+    lines = []
+    parts = train(experiment, tmp_path / "parts", model=Shifted(), say=lines.append)
+    assert "continuing from step 15 of 40" in lines
+    assert parts == whole
+    one, other = ([r["loss"] for r in read(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts"))
+    assert one == other
+
+
+def test_a_model_of_too_few_symbols_is_named(experiment):
+    small = dataclasses.replace(experiment, model=ModelConfig(vocab_size=4, dim=8, layers=1))
+    with pytest.raises(ValueError, match=r"model\.vocab_size must be at least 5, one per symbol of the task; got 4"):
+        small.validate()
