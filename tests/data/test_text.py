@@ -1,6 +1,8 @@
 """Reading a corpus: what is read, how it is split, and what bad input is told."""
 
+import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import textwrap
@@ -9,6 +11,11 @@ import numpy as np
 import pytest
 
 from nested_jax.data import TextConfig, load_text
+
+try:
+    import tokenizers
+except ImportError:
+    tokenizers = None
 
 SMALL = {"sequence_length": 4, "batch_size": 2}
 
@@ -149,8 +156,94 @@ def test_an_unreadable_file_or_folder_is_named(tmp_path, monkeypatch):
         ("validation_fraction", 1.0),
         ("seed", -1),
         ("max_bytes", 0),
+        ("format", "csv"),
+        ("end_token", "</s>"),
     ],
 )
 def test_fields_out_of_range(field, value):
     with pytest.raises(ValueError, match=f"{field}: expected"):
         TextConfig(**{field: value}).validate()
+
+
+def jsonl(path, texts):
+    path.write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def silent(line):
+    pass
+
+
+def test_json_lines_are_documents_split_by_their_text(tmp_path):
+    texts = [f"text number {i}" for i in range(40)]
+    path = jsonl(tmp_path / "x.jsonl", texts)
+    config = TextConfig(path=path, field="body", cache=str(tmp_path / "cache"), validation_fraction=0.3, **SMALL)
+    text = load_text(config, say=silent)
+    assert text.train.tobytes().decode() == "".join(one for one in texts if fraction(one) >= 0.3)
+    assert text.validation.tobytes().decode() == "".join(one for one in texts if fraction(one) < 0.3)
+    assert (text.bytes_per_token, text.tokenizer.name, text.files) == (1.0, "bytes", 1)
+    assert text.train_begins[-1] == len(text.train)
+    assert text.validation_begins[-1] == len(text.validation)
+    assert len(text.digest) == 16
+    for part in ("1 jsonl files", "tokenizer bytes", "split by document", str(tmp_path / "cache")):
+        assert part in text.description
+    assert load_text(dataclasses.replace(config, seed=7, sequence_length=5), say=silent).digest == text.digest
+    one = dataclasses.replace(config, path=jsonl(tmp_path / "y.jsonl", ["only one text " * 3]), batch_size=1)
+    assert "split by position" in load_text(one, say=silent).description
+
+
+def test_packing_plain_files_keeps_where_they_begin(tmp_path):
+    files = many()
+    config = TextConfig(path=write(tmp_path / "corpus", files), validation_fraction=0.3, cache=str(tmp_path), **SMALL)
+    plain, text = load_text(config), load_text(dataclasses.replace(config, packed=True), say=silent)
+    assert (plain.train_begins, plain.digest, plain.bytes_per_token) == (None, None, 1.0)
+    np.testing.assert_array_equal(plain.train, text.train)
+    np.testing.assert_array_equal(plain.validation, text.validation)
+    chosen = [files[name] for name in sorted(files) if fraction(name) >= 0.3]
+    np.testing.assert_array_equal(text.train_begins, np.cumsum([0, *map(len, chosen)]))
+    limited = dataclasses.replace(config, max_bytes=500)
+    packed = load_text(dataclasses.replace(limited, packed=True), say=silent)
+    assert len(packed.train) + len(packed.validation) == 500
+    assert sorted(packed.train.tobytes()) == sorted(load_text(limited).train.tobytes())
+
+
+@pytest.mark.skipif(tokenizers is None, reason="pip install 'nested_jax[tokenizers]' runs it")
+def test_tokens_of_the_same_files_and_their_bytes(tmp_path):
+    vocabulary = {"<unk>": 0, "</s>": 1, "file": 2, "holds": 3, "this": 4, "text": 5}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    files = many()
+    config = TextConfig(
+        path=write(tmp_path / "corpus", files), tokenizer=str(tmp_path), cache=str(tmp_path / "cache"), **SMALL
+    )
+    config = dataclasses.replace(config, validation_fraction=0.3)
+    text = load_text(config, say=silent)
+    held_out = [files[name] for name in sorted(files) if fraction(name) < 0.3]
+    assert text.validation.tolist() == [2, 0, 3, 4, 5, 1] * len(held_out)
+    assert text.validation.dtype == np.uint8
+    assert text.bytes_per_token == sum(map(len, held_out)) / (6 * len(held_out))
+    assert text.tokenizer.end == 1
+    other = load_text(dataclasses.replace(config, end_token="<unk>"), say=silent)
+    assert other.validation.tolist() == [2, 0, 3, 4, 5, 0] * len(held_out)
+    assert other.digest != text.digest
+    with pytest.raises(ValueError, match="validation tokens; batches of 2 rows of 4000"):
+        load_text(dataclasses.replace(config, sequence_length=4000), say=silent)
+
+
+def test_caches_are_in_the_users_folder_if_no_other_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    path = jsonl(tmp_path / "x.jsonl", [f"text number {i}" for i in range(40)])
+    said = []
+    load_text(TextConfig(path=path, field="body", **SMALL), say=said.append)
+    assert said[-1].startswith(f"prepared in {tmp_path}/xdg/nested_jax/x.jsonl-bytes-")
+
+
+def test_the_plain_bytes_are_those_of_before(tmp_path):
+    """Folders of files and the order of samples are a promise to checkpoints."""
+    root = write(tmp_path, many(97))
+    for limit, digest in ((None, "ea77a235878881f1"), (700, "98677001958173a3")):
+        text = load_text(TextConfig(path=root, validation_fraction=0.3, max_bytes=limit, **SMALL))
+        found = hashlib.sha256(text.train.tobytes() + b"|" + text.validation.tobytes()).hexdigest()[:16]
+        assert found == digest
