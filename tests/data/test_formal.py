@@ -1,6 +1,7 @@
 """Formal languages and long parity: every target against a literal checker, sets, counts, golden hashes."""
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 
@@ -149,7 +150,7 @@ def test_few_strings_repeat_in_training_and_not_in_tests(language):
 
 
 def test_how_parity_is_drawn():
-    """Drawn lengths are geometric and cut at the window's end; odd strings get a 1, or are left out if they are full."""
+    """Lengths are geometric and cut at the window's end; odd strings get a 1, or are left out if they are full."""
     task = FormalLanguage(language="parity", train_examples=4_000)
     read = strings(task, task.train(3))
     lengths = np.array([len(string) for string in read])
@@ -165,16 +166,19 @@ def test_how_parity_is_drawn():
 
 
 def test_how_shuffle_is_drawn():
-    """Brackets are nested, both kinds as likely, and half of the rules nest."""
-    task = FormalLanguage(language="shuffle-2", train_examples=2_000)
-    read = strings(task, task.train(3))
-    for string in read[:200]:
+    """Brackets are nested, both kinds as likely, and lengths are those of the grammar's rules."""
+    task = FormalLanguage(language="shuffle-2", **SMALL)
+    for string in strings(task, task.train(3)):
         while "()" in string or "[]" in string:
             string = string.replace("()", "").replace("[]", "")
         assert string == ""
-    joined = "".join(read)
-    assert joined.count("(") / joined.count("[") == pytest.approx(1, abs=0.05)
-    assert Counter(len(string) for string in read)[2] == 2
+    drawn = list(itertools.islice(LANGUAGES["shuffle-2"].strings(np.random.default_rng(0), 0, 50), 20_000))
+    empty = 2 - 3**0.5  # x = 1/4 + x² / 4
+    pair = empty / 2 / (1 - empty / 2)  # y = x / 2 + 2 x y / 4
+    assert np.mean([len(string) == 0 for string in drawn]) == pytest.approx(empty, abs=0.01)
+    assert np.mean([len(string) == 2 for string in drawn]) == pytest.approx(pair, abs=0.01)
+    joined = b"".join(drawn)
+    assert joined.count(1) / joined.count(3) == pytest.approx(1, abs=0.03)
 
 
 def test_tests_do_not_depend_on_the_seed_and_training_does():
@@ -228,7 +232,7 @@ def test_bad_settings(settings, message):
 
 def test_too_few_strings():
     task = FormalLanguage(language="parity", train_examples=10, validation_examples=5, test_examples=5, window=(2, 4))
-    with pytest.raises(ValueError, match="window: expected room for 20 strings of parity .*, found 14 in"):
+    with pytest.raises(ValueError, match=r"window: expected room for 20 strings of parity .*, found 14 in"):
         task.tests()
 
 

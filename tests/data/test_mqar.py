@@ -134,6 +134,12 @@ def test_mixture():
     check(tests["64x8"], 64, 8, 100, random=True)
 
 
+def test_parts_of_a_mixture_are_drawn_apart():
+    task = dataclasses.replace(MIXTURE, trained=((16, 2, 30), (16, 2, 30)), tested=((16, 2), (16, 3)))
+    for found, rows in ((task.train(0), 30), (task.tests()["validation"], 5)):
+        assert found.take(slice(0, rows)).digest() != found.take(slice(rows, 2 * rows)).digest()
+
+
 def test_the_original_recipe():
     task = original()
     assert task.trained == (
