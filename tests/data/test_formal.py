@@ -165,6 +165,25 @@ def test_how_parity_is_drawn():
     assert sum(string.count("1") for string in read) / lengths.sum() == pytest.approx(0.5, abs=0.03)
 
 
+def shuffle_lengths(high):
+    """Probability of each length of S → (S) | [S] | SS | nothing, where what is longer than `high` becomes nothing."""
+
+    def cut(lengths):
+        kept = lengths[: high + 1].copy()
+        kept[0] += lengths[high + 1 :].sum()
+        return kept
+
+    nothing = np.eye(1, high + 1)[0]
+    inside = nothing
+    for _ in range(0, high, 2):
+        outside = nothing
+        for _ in range(200):
+            nested, twice = np.append([0, 0], inside), np.convolve(outside, outside)
+            outside = nothing / 4 + cut(nested) / 2 + cut(twice) / 4
+        inside = outside
+    return inside
+
+
 def test_how_shuffle_is_drawn():
     """Brackets are nested, both kinds as likely, and lengths are those of the grammar's rules."""
     task = FormalLanguage(language="shuffle-2", **SMALL)
@@ -172,11 +191,9 @@ def test_how_shuffle_is_drawn():
         while "()" in string or "[]" in string:
             string = string.replace("()", "").replace("[]", "")
         assert string == ""
-    drawn = list(itertools.islice(LANGUAGES["shuffle-2"].strings(np.random.default_rng(0), 0, 50), 20_000))
-    empty = 2 - 3**0.5  # x = 1/4 + x² / 4
-    pair = empty / 2 / (1 - empty / 2)  # y = x / 2 + 2 x y / 4
-    assert np.mean([len(string) == 0 for string in drawn]) == pytest.approx(empty, abs=0.01)
-    assert np.mean([len(string) == 2 for string in drawn]) == pytest.approx(pair, abs=0.01)
+    drawn = list(itertools.islice(LANGUAGES["shuffle-2"].strings(np.random.default_rng(0), 0, 12), 20_000))
+    counted = np.bincount([len(string) for string in drawn], minlength=13)
+    np.testing.assert_allclose(counted / 20_000, shuffle_lengths(12), atol=0.01)
     joined = b"".join(drawn)
     assert joined.count(1) / joined.count(3) == pytest.approx(1, abs=0.03)
 

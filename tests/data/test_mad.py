@@ -171,7 +171,7 @@ def test_fuzzy_recall_puts_the_last_pair_in_only_where_it_did_not_come():
     """
     task = small("fuzzy-in-context-recall", train_examples=8_000, length=12, vocab_size=5, key_motif=1, value_motif=1)
     found = task.train(0)
-    keys = found.inputs[:, 2::2]
+    keys = found.inputs[:, 3::2]
     assert set(keys.reshape(-1).tolist()) == {0, 1}
     times = np.sum(keys[:, :4] == keys[:, 4:], axis=1)
     expected = [2**-t * (1 + (3 - t) / 2) + 2 - 2**-t * (4 - t) / 2 for t in (0, 1, 1, 2, 2, 3, 3)]
