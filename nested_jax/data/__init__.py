@@ -1,6 +1,27 @@
-"""Data: text as bytes, in seeded resumable batches."""
+"""Data: text as bytes or tokens and tasks as examples, in seeded resumable batches."""
 
-from nested_jax.data.batches import BatchIterator, batches, validation_windows
+from nested_jax.data.batches import BatchIterator, batches, example_batches, validation_windows
+from nested_jax.data.examples import Examples, Task, TaskConfig, examples
+from nested_jax.data.packing import PackedRows
+from nested_jax.data.prepared import prepare
 from nested_jax.data.text import Text, TextConfig, load_text
+from nested_jax.data.tokenizers import Bytes, HuggingFace, Tokenizer
 
-__all__ = ["BatchIterator", "Text", "TextConfig", "batches", "load_text", "validation_windows"]
+__all__ = [
+    "BatchIterator",
+    "Bytes",
+    "Examples",
+    "HuggingFace",
+    "PackedRows",
+    "Task",
+    "TaskConfig",
+    "Text",
+    "TextConfig",
+    "Tokenizer",
+    "batches",
+    "example_batches",
+    "examples",
+    "load_text",
+    "prepare",
+    "validation_windows",
+]

@@ -33,7 +33,7 @@ from nested_jax.data.tokenizers import Tokenizer, encode_each
 
 FORMAT = 1
 HALVES = ("train", "validation")
-BLOCK = 1 << 24  # bytes of text between two savings of the progress
+BLOCK = 1 << 23  # bytes of text between two savings of the progress
 SECONDS = 5.0  # between two lines
 
 
@@ -88,7 +88,7 @@ def prepare(
     within a factor of two of it that way (there are few documents, or one is huge), all is done once more and the last
     `validation_fraction` of each document is validation: both parts then count as documents.
 
-    Killed at any moment, it goes on from the last block of 16 MiB; the files come out the same. Several processes may
+    Killed at any moment, it goes on from the last block of 8 MiB; the files come out the same. Several processes may
     ask for one cache: one prepares it, the others wait. A corpus any of whose files has another name, size or time gets
     a cache of its own, as do another tokenizer and other settings; old ones stay until they are deleted.
 

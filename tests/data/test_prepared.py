@@ -1,6 +1,7 @@
 """Prepared data: what is on disk, that a killed preparation ends up the same, that no other data is taken for it."""
 
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -74,6 +75,10 @@ def test_documents_are_told_apart_by_their_fraction_and_end_with_the_end_token(t
         np.testing.assert_array_equal(half.tokens, np.concatenate(expected))
         np.testing.assert_array_equal(half.begins, np.cumsum([0, *map(len, expected)]))
         assert half.bytes == sum(len(text.encode()) for text in texts)
+        chain = hashlib.sha256().digest()
+        for one in expected:
+            chain = hashlib.sha256(chain + one.astype("<u2").tobytes()).digest()
+        assert half.digest == chain.hex()
         assert (half.tokens.dtype, half.begins.dtype) == (np.uint16, np.int64)
         assert isinstance(half.tokens, np.memmap)
         assert not half.tokens.flags.writeable

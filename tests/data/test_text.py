@@ -214,13 +214,14 @@ def test_tokens_of_the_same_files_and_their_bytes(tmp_path):
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(["</s>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    files = many()
+    files = many(45)
     config = TextConfig(
         path=write(tmp_path / "corpus", files), tokenizer=str(tmp_path), cache=str(tmp_path / "cache"), **SMALL
     )
     config = dataclasses.replace(config, validation_fraction=0.3)
     text = load_text(config, say=silent)
     held_out = [files[name] for name in sorted(files) if fraction(name) < 0.3]
+    assert sum(map(len, held_out)) / len(held_out) != sum(map(len, files.values())) / len(files)
     assert text.validation.tolist() == [2, 0, 3, 4, 5, 1] * len(held_out)
     assert text.validation.dtype == np.uint8
     assert text.bytes_per_token == sum(map(len, held_out)) / (6 * len(held_out))
