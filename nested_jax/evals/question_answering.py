@@ -1,8 +1,8 @@
-"""Answers to questions in words, written greedily, and the scores that a benchmark's scorer gives them."""
+"""Answers to questions in words, written greedily and scored; `answers` holds the scorers and means by group."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,18 +26,6 @@ class Answer(NamedTuple):
     question: Question
     output: str
     score: float
-
-
-class Mean(NamedTuple):
-    """The mean score of some answers.
-
-    Attributes:
-      score: the mean.
-      count: how many.
-    """
-
-    score: float
-    count: int
 
 
 def write(
@@ -109,7 +97,7 @@ def answer(
       generator: with a temperature of 0.
       tokenizer: of prompts and outputs.
       questions: any number.
-      scorer: of an output and its question; higher is better, 1 is right.
+      scorer: of an output and its question, e.g. `nested_jax.evals.answers.string_match_all`.
       length: the most tokens to write, at least 1; a benchmark's definition says how many.
       stop: texts that end an output, see `write`.
       separator: stands between prompt and answer. A space is what `as_examples` trains with; "" where the answer's
@@ -127,6 +115,7 @@ def answer(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> from nested_jax.data.tokenizers import Bytes
+      >>> from nested_jax.evals.answers import by_group
       >>> from nested_jax.evals.sampling import Sampling
       >>> from nested_jax.models import LanguageModel, ModelConfig
       >>> model = LanguageModel(ModelConfig(dim=8, layers=1, blocks=("lstm",)))
@@ -134,8 +123,8 @@ def answer(
       >>> generator = Generator(model, params, Sampling(temperature=0), alphabet=128)
       >>> questions = [Question("2 + 2 =", ("4",), {"terms": 2}), Question("3 =", ("3",), {"terms": 1})]
       >>> found = answer(generator, Bytes(), questions, lambda output, question: len(output) == 3, 3)
-      >>> means(found, "terms")
-      {(2,): Mean(score=1.0, count=1), (1,): Mean(score=1.0, count=1)}
+      >>> by_group([each.score for each in found], questions, "terms")
+      {(2,): 1.0, (1,): 1.0}
     """
     prompts = [tokenizer.encode(question.prompt + separator) for question in questions]
     outputs = write(generator, tokenizer, prompts, length, stop=stop, batch_size=batch_size, every=every)
@@ -143,40 +132,6 @@ def answer(
         Answer(question, output, float(scorer(output, question)))
         for question, output in zip(questions, outputs, strict=True)
     ]
-
-
-def means(answers: Sequence[Answer], *fields: str) -> dict[tuple[Hashable, ...], Mean]:
-    """Mean scores of the answers that agree in some fields of what their questions are about.
-
-    Args:
-      answers: from `answer`.
-      fields: names in `about`; none for the mean of all.
-
-    Returns:
-      Values of the fields, in their order → the mean; in the order in which the values first come.
-
-    Raises:
-      ValueError: if a question is not about a field.
-
-    Example:
-      >>> scores = [(0, 1.0), (1, 0.0), (0, 0.0)]
-      >>> found = [Answer(Question("", (), {"depth": depth}), "", score) for depth, score in scores]
-      >>> means(found, "depth")
-      {(0,): Mean(score=0.5, count=2), (1,): Mean(score=0.0, count=1)}
-      >>> means(found)[()].count
-      3
-    """
-    groups: dict[tuple[Hashable, ...], list[float]] = {}
-    for found in answers:
-        groups.setdefault(_values(found.question.about, fields), []).append(found.score)
-    return {values: Mean(math.fsum(scores) / len(scores), len(scores)) for values, scores in groups.items()}
-
-
-def _values(about: Mapping[str, Any], fields: Sequence[str]) -> tuple[Hashable, ...]:
-    for field in fields:
-        if field not in about:
-            raise ValueError(f"fields: expected names among {list(about)}, got {field!r}")
-    return tuple(about[field] for field in fields)
 
 
 def _check(generator: Generator, tokenizer: Tokenizer, stop: Sequence[str], **numbers: int) -> None:

@@ -248,6 +248,20 @@ def zero_shot(
     Raises:
       ValueError: if a task is unknown, a file is missing or empty, or a row does not fit its template.
 
+    Example:
+      >>> import tempfile
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from nested_jax.data.tokenizers import Bytes
+      >>> from nested_jax.models import LanguageModel, ModelConfig
+      >>> model = LanguageModel(ModelConfig(dim=8, layers=1, blocks=("lstm",)))
+      >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> _ = (folder / "lambada.jsonl").write_text('{"text": "to be or not to be"}')
+      >>> found = zero_shot(Likelihood(model, params, Bytes()), folder, ["lambada"])
+      >>> found["lambada"]["acc"], found["lambada"]["perplexity"] > 1
+      (0.0, True)
+
     References:
       Templates and metrics: EleutherAI/lm-evaluation-harness 0.4.13, zero-shot.
     """

@@ -212,7 +212,7 @@ def test_other_ways_to_write_are_refused(options, message):
 
 def test_options_of_writing():
     assert lm_eval_adapter._options({}) == (256, ())
-    assert lm_eval_adapter._options({"until": "a", "do_sample": True, "temperature": 0}) == (256, ("a",))
+    assert lm_eval_adapter._options({"until": "ab", "do_sample": True, "temperature": 0}) == (256, ("ab",))
     assert lm_eval_adapter._options({"until": ["a", "b"], "max_gen_toks": 5}) == (5, ("a", "b"))
 
 

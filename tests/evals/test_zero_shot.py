@@ -123,7 +123,7 @@ def test_answers_are_told_apart_by_row(tmp_path):
 
 def test_an_answer_without_characters_is_never_likeliest_by_them(tmp_path):
     save(tmp_path, "piqa", {**ROWS["piqa"], "sol1": "", "label": 0})
-    assert zero_shot(Given([-1.0, -9.0]), tmp_path, ["piqa"])["piqa"] == {"acc": 1, "acc_norm": 0, "count": 1}
+    assert zero_shot(Given([-0.5, -9.0]), tmp_path, ["piqa"])["piqa"] == {"acc": 1, "acc_norm": 0, "count": 1}
 
 
 def test_last_words(tmp_path):
