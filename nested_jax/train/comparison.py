@@ -92,10 +92,10 @@ class Row:
     family: str
     change: Callable[[ModelConfig], Mapping[str, Any]] | None = None
 
-    def model(self, size: str) -> ModelConfig:
-        """The model, with as many parameters as the size says."""
-        config = family(self.family, size)
-        return config if self.change is None else family(self.family, size, **self.change(config))
+    def model(self, size: str, **fields: Any) -> ModelConfig:
+        """The model, with as many parameters as the size says; `fields` are replaced before the row's own are."""
+        config = family(self.family, size, **fields)
+        return config if self.change is None else family(self.family, size, **fields, **self.change(config))
 
 
 def changed_memory(config: ModelConfig, **fields: Any) -> dict[str, MemoryConfig]:

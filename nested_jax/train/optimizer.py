@@ -35,6 +35,7 @@ class Group:
       rule: as in `OptimizerConfig`; None for the config's, with its arguments.
       arguments: as in `OptimizerConfig`.
       learning_rate: peak learning rate of the group, None for the config's; the schedule's shape is shared.
+      learning_rate_factor: times which the group's learning rate is taken, whichever it is, > 0.
       weight_decay: as in `OptimizerConfig`; None for the config's if the rule is the config's, else for none.
       period: optimizer steps from one update of these parameters to the next, on the sum of their gradients: a level of
         a continuum memory. The weight decay acts at every step. None never changes them.
@@ -47,6 +48,7 @@ class Group:
     rule: str | RuleFactory | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
+    learning_rate_factor: float = 1.0
     weight_decay: float | None = None
     period: int | None = 1
 
@@ -113,6 +115,7 @@ class OptimizerConfig:
 
     def _complete(self, group: Group, rest: "Trained") -> "Trained":
         rate = rest.learning_rate if group.learning_rate is None else group.learning_rate
+        rate *= group.learning_rate_factor
         if group.rule is None:
             decay = rest.weight_decay if group.weight_decay is None else group.weight_decay
             return Trained(rest.rule, rest.arguments, rate, decay, group.period)
