@@ -23,7 +23,7 @@ def sweep(
     rows: Sequence[str] = (),
     parts: Sequence[str] = (),
 ) -> None:
-    """Runs a table, seed by seed, so that a part of it is a table with fewer seeds.
+    """Runs a table, combination by combination of its grid and seed by seed: a part of it is a table with fewer.
 
     Every finished run is a line of `rows.jsonl`, and what has a line there or beside the experiment's file is not run
     again. A row that diverges is said to have, and the others go on; an interruption ends the sweep, and the same
@@ -49,10 +49,10 @@ def sweep(
                 raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}")
     runs = [
         (row, part, seed, {**overrides, **settings})
+        for settings in comparison.sweep.settings
         for seed in seeds or comparison.sweep.seeds
         for row in rows or comparison.rows
         for part in parts or comparison.parts
-        for settings in comparison.sweep.settings
     ]
     file = workdir / ROWS_FILE
     done = {record.key for record in comparison.records(workdir)}
