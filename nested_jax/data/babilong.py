@@ -81,7 +81,7 @@ class Babilong:
         sentence of it and reads on from the first one when it ends.
       shortest: tokens of a sentence of the background, at least; shorter ones are left out.
       babi_dir: folder of the published stories (`babi.read_folder`); None generates them: "babi_gen".
-      split: of the published stories, "train" or "test". BABILong's published samples come from both.
+      split: of the published stories, "train" or "test"; the script in BABILong's repository reads "train".
       prompt: instruction, examples and form of the answer; None for ours of the task, three empty texts for none.
     """
 

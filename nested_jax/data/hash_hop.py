@@ -25,9 +25,9 @@ _LETTERS = np.array(list(string.ascii_letters))
 class HashHop:
     """How long the text is, how long the chains are.
 
-    The public code has two quirks. It throws the shuffled queries away and asks in the order of creation: here queries
-    are a random choice of chains, which has the same distribution. It draws from two global generators, `random` and
-    `numpy.random`: here from one of its own. Its strings may repeat; here all are different.
+    The public code has two quirks. It throws its shuffled queries away and asks in the order of creation: so does this,
+    since strings are drawn independently and lines are shuffled, and the order says nothing. It draws from two global
+    generators, `random` and `numpy.random`: this draws from one of its own. Its strings may repeat; here all differ.
 
     Attributes:
       characters: of the text, about: it has ceil(characters / ((2 * hash_length + 3) * hops)) chains, as the public
@@ -85,7 +85,7 @@ class HashHop:
           qcda = 'jQHV'
           SHAo = qcda
           >>> question.prompt[-6:], question.answers
-          ('AFYL =', ("'oQIa'",))
+          ('SHAo =', ("'jQHV'",))
         """
         self.validate()
         if count < 1 or seed < 0:
@@ -104,8 +104,7 @@ class HashHop:
         shuffled = "\n".join(lines[i] for i in order)
         places = np.argsort(order)
         found = []
-        for chain in rng.permutation(len(chains))[: self.queries]:
-            names = chains[chain]
+        for chain, names in enumerate(chains[: self.queries]):
             answer = " = ".join(names[1:]) if self.chain_of_thought else names[-1]
             about = {
                 "hops": self.hops,

@@ -87,6 +87,11 @@ class Needles:
             raise ValueError(f"keys: expected keys * values <= {len(_DEPTHS)} in essays, got {self.keys * self.values}")
         if self.answer_budget < 0:
             raise ValueError(f"answer_budget: expected at least 0, got {self.answer_budget}")
+        pairs = len(set(self.words[0])) * len(set(self.words[1]))
+        needed = max(self.keys * (self.key == "words"), self.keys * self.values * (self.value == "words"))
+        needed += self.haystack == "needle"
+        if pairs < needed:
+            raise ValueError(f"words: expected at least {needed} pairs of an adjective and a noun, got {pairs}")
         if self.depth is not None and not (0 <= self.depth <= 100 and self.queries * self.values == 1):
             raise ValueError(
                 f"depth: expected None, or a number in [0, 100] where one needle is asked for, got {self.depth} with "
@@ -274,8 +279,6 @@ def _draw(rng: np.random.Generator, kind: str, words: Words) -> str:
 
 
 def _distinct(rng: np.random.Generator, kind: str, words: Words, count: int) -> list[str]:
-    if kind == "words" and len(set(words[0])) * len(set(words[1])) < count:
-        raise ValueError(f"words: expected at least {count} pairs of an adjective and a noun")
     found: dict[str, None] = {}
     while len(found) < count:
         found[_draw(rng, kind, words)] = None

@@ -245,19 +245,19 @@ def test_numbers_of_other_tokens():
 
 def test_places_are_drawn_with_replacement():
     """Two facts fall into the same one of n + 1 gaps with probability 1 / (n + 1)."""
-    config = Babilong(
-        task="qa4", length=300 + 250, background="A very plain sentence, I say.\nAnother plain sentence, too."
-    )
-    together, gaps, first = 0, 0, []
+    config = Babilong(task="qa4", length=550, background="A very plain sentence, I say.\nAnother plain sentence, too.")
+    together, gaps, first, last = 0, 0, [], []
     for question in config.questions(Bytes(), 400):
         _, context, _ = parts(question)
         starts = [found.start() for found in FACT.finditer(context)]
         first.append(starts[0] / len(context))
+        last.append(context.endswith(FACT.findall(context)[-1]))
         together += FACT.match(context, FACT.match(context, starts[0]).end() + 1) is not None
         gaps += 1 / (1 + len(FACT.sub("", context).split(".")[:-1]) + 1)
     assert abs(together - gaps) < 4 * np.sqrt(gaps)
     assert 0.2 < np.mean(first) < 0.4
     assert min(first) == 0
+    assert 0.1 < np.mean(last) < 0.4
 
 
 def test_stories_with_many_facts_are_left_out():

@@ -317,6 +317,8 @@ def test_sources_by_watching_runs():
         "def f(x):\n    if g():\n        x = 1\n    return x",
         "def f(x):\n    for i in range(3):\n        x\n        x = i",
         "def f(x):\n    try:\n        x = g()\n    finally:\n        x",
+        "def f(x):\n    try:\n        x = g()\n    except E:\n        return x",
+        "def f(y, z):\n    x = y; x = z\n    return x",
         "def f(x):\n    with c():\n        x = 1\n    return x",
         "def f(x):\n    return [x for _ in range(3)], x",
         "def f(x):\n    return (lambda x: x)(1) + x",

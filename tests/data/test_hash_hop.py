@@ -18,9 +18,9 @@ def digest(questions):
 @pytest.mark.parametrize(
     ("settings", "golden"),
     [
-        ({}, "44daa656e56c52ec"),
-        ({"hops": 1}, "87030c26c92b6da0"),
-        ({"hops": 4, "chain_of_thought": True, "hash_length": 6, "queries": 3}, "56d90a68dc1ae580"),
+        ({}, "7735469536370e36"),
+        ({"hops": 1}, "d3968fc18b262ff5"),
+        ({"hops": 4, "chain_of_thought": True, "hash_length": 6, "queries": 3}, "1c424542371ea0ef"),
     ],
 )
 def test_golden(settings, golden):
@@ -66,7 +66,7 @@ def test_the_number_of_chains_is_that_of_the_public_formula():
     assert HashHop(characters=71, hops=2, hash_length=16).chains == 2
 
 
-def test_queries_are_a_random_choice_and_lines_are_shuffled():
+def test_lines_are_shuffled():
     config = HashHop(characters=12 * 11, hops=1, queries=1, hash_length=4)
     distances = [question.about["distance"] for question in config.questions(600)]
     counts = np.bincount(distances, minlength=12)

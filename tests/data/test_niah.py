@@ -158,6 +158,28 @@ def test_depths_are_spread_as_in_the_definition():
     assert len(several["depths"]) == 4
 
 
+@pytest.mark.parametrize("task", [multi_value, multi_query])
+def test_depths_of_several_needles(task):
+    """A depth is the percentage of the sentences before a needle, other needles not counted."""
+    for question in task(length=3000, background=ESSAY).questions(Bytes(), 10):
+        found = sentences(question.prompt.split("\n")[1])
+        plain = [sentence for sentence in found if not sentence.startswith("One of the special")]
+        depths = []
+        for place, sentence in enumerate(found):
+            if sentence not in plain:
+                before = place - len(depths)
+                depths.append(next(d for d in np.round(np.linspace(0, 100, 40)) if int(len(plain) * d / 100) == before))
+        assert np.all(np.abs(np.sort(question.about["depths"]) - depths) < 100 / len(plain) + 1e-9)
+
+
+def test_other_needles_never_have_the_key():
+    task = multi_key_2(length=3000, words=(("red", "blue"), ("cup", "mug")))
+    for question in task.questions(Bytes(), 10):
+        found, asked = read(question.prompt)
+        assert len(found) == 4
+        assert found[asked[0]] == list(question.answers)
+
+
 def test_the_essay_begins_at_its_beginning_or_anywhere():
     def begins(**settings):
         questions = single_2(length=1500, background=ESSAY, depth=100, **settings).questions(Bytes(), 8)
@@ -219,8 +241,9 @@ def test_words(tmp_path):
     assert words == (("big", "small"), ("dog",))
     found = read(single_1(length=600, words=words).questions(Bytes(), 1)[0].prompt)[0]
     assert set(found) <= {"big-dog", "small-dog"}
-    with pytest.raises(ValueError, match="words: expected at least 3 pairs"):
-        multi_key_1(background=ESSAY, keys=3, words=words).questions(Bytes(), 1)
+    for task in (multi_key_1(background=ESSAY, keys=3, words=words), multi_key_2(keys=2, words=words)):
+        with pytest.raises(ValueError, match="words: expected at least 3 pairs of an adjective and a noun, got 2"):
+            task.questions(Bytes(), 1)
     with pytest.raises(ValueError, match="nouns: expected a file"):
         load_words(tmp_path / "a", tmp_path / "missing")
 
