@@ -1,6 +1,6 @@
 """Data: text as bytes or tokens and tasks as examples, in seeded resumable batches."""
 
-from nested_jax.data.batches import BatchIterator, batches, example_batches, validation_windows
+from nested_jax.data.batches import BatchIterator, batches, example_batches, packed_batches, validation_windows
 from nested_jax.data.examples import Examples, Task, TaskConfig, examples
 from nested_jax.data.packing import PackedRows
 from nested_jax.data.prepared import prepare
@@ -22,6 +22,7 @@ __all__ = [
     "example_batches",
     "examples",
     "load_text",
+    "packed_batches",
     "prepare",
     "validation_windows",
 ]

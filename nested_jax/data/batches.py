@@ -1,4 +1,4 @@
-"""Seeded, shuffled, resumable batches, of windows of a byte array or of a task's examples, by Grain or by plain NumPy.
+"""Seeded, shuffled, resumable batches of windows, packed documents or a task's examples, by Grain or by plain NumPy.
 
 Both backends ask one function which records a batch holds: they give the same bits, and the whole position of a run in
 its data is one number, the next batch.
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nested_jax.data.examples import Examples, TaskConfig
+from nested_jax.data.packing import PackedRows
 from nested_jax.data.text import TextConfig
 
 Batch = dict[str, np.ndarray]
@@ -23,7 +24,7 @@ class BatchIterator:
     """An endless iterator over batches that knows where it stands.
 
     Attributes:
-      windows: Windows or examples in one epoch.
+      windows: Windows, rows or examples in one epoch.
       backend: `"grain"` or `"numpy"`: who serves the batches.
     """
 
@@ -75,20 +76,22 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     backend: Literal["auto", "grain", "numpy"] = "auto",
+    digest: str | None = None,
 ) -> BatchIterator:
-    """Iterate for ever over shuffled windows of a byte array.
+    """Iterate for ever over shuffled windows of an array of tokens.
 
     An epoch visits the windows of one grid of stride `sequence_length`, which begins at a seeded random offset, in a
     seeded random order; both are fresh in every epoch. A batch may take the last windows of one epoch and the first of
     the next.
 
     Args:
-      tokens: uint8 [N], at least `sequence_length + 1` of them.
+      tokens: Unsigned integers [N], at least `sequence_length + 1` of them.
       config: Gives `sequence_length`, `batch_size` (rows over all processes) and `seed`.
       process_index: This process, in `range(process_count)`. It gets its contiguous share of the rows of each batch, so
         that the rows of all processes, in order, are the batch of a single process.
       process_count: Number of processes; divides `batch_size`.
       backend: `"grain"`, `"numpy"`, or `"auto"`: Grain where it is installed. The batches are the same.
+      digest: What the tokens are told by when a run goes on; None hashes them.
 
     Returns:
       An iterator over `{"tokens": int32 [batch_size / process_count, sequence_length + 1]}`; inputs are
@@ -105,9 +108,9 @@ def batches(
     """
     config.validate()
     length, rows = config.sequence_length, config.batch_size
-    if tokens.ndim != 1 or tokens.dtype != np.uint8 or len(tokens) < length + 1:
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.unsignedinteger) or len(tokens) < length + 1:
         raise ValueError(
-            f"tokens: expected uint8 [N] with N >= sequence_length + 1 = {length + 1}, "
+            f"tokens: expected unsigned integers [N] with N >= sequence_length + 1 = {length + 1}, "
             f"got {tokens.dtype} {list(tokens.shape)}"
         )
     starts = functools.partial(window_starts, size=len(tokens), length=length, seed=config.seed)
@@ -121,7 +124,7 @@ def batches(
         "sequence_length": length,
         "batch_size": rows,
         "windows": _grid(len(tokens), length)[0],
-        "sha256": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
+        "sha256": digest or hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
     return _iterator(rows_of, rows, (process_index, process_count), identity, backend)
 
@@ -153,11 +156,7 @@ def example_batches(
     count = len(examples.inputs)
 
     def rows_of(records: np.ndarray) -> Batch:
-        epochs, places = np.divmod(records, count)
-        chosen = np.zeros(len(records), np.int64)
-        for epoch in np.unique(epochs):
-            chosen[epochs == epoch] = _example_order(config.seed, int(epoch), count)[places[epochs == epoch]]
-        taken = examples.take(chosen)
+        taken = examples.take(_shuffled(records, config.seed, count))
         return {"inputs": taken.inputs, "targets": taken.targets, "trained": taken.trained}
 
     identity = {
@@ -166,6 +165,47 @@ def example_batches(
         "windows": count,
         "sha256": examples.digest(),
     }
+    return _iterator(rows_of, config.batch_size, (process_index, process_count), identity, backend)
+
+
+def packed_batches(
+    rows: PackedRows,
+    config: TextConfig,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    backend: Literal["auto", "grain", "numpy"] = "auto",
+    digest: str,
+) -> BatchIterator:
+    """Iterate for ever over the shuffled rows of packed documents, in a fresh seeded order in every epoch.
+
+    Args:
+      rows: The training documents.
+      config: Gives `batch_size` (rows over all processes) and `seed`.
+      process_index: As for `batches`.
+      process_count: As for `batches`.
+      backend: As for `batches`.
+      digest: What the documents are told by when a run goes on.
+
+    Returns:
+      An iterator over what `PackedRows.take` gives: `{"tokens", "reset", "trained"}`.
+
+    Raises:
+      ValueError: If the rows cannot be shared out.
+    """
+    config.validate()
+    identity = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "sequence_length": rows.sequence_length,
+        "chunk_size": rows.chunk_size,
+        "windows": len(rows),
+        "sha256": digest,
+    }
+
+    def rows_of(records: np.ndarray) -> Batch:
+        return rows.take(_shuffled(records, config.seed, len(rows)))
+
     return _iterator(rows_of, config.batch_size, (process_index, process_count), identity, backend)
 
 
@@ -256,9 +296,18 @@ def _epoch(seed: int, epoch: int, size: int, length: int) -> tuple[np.ndarray, i
     return _order(raw[1:]), int(raw[0] % np.uint64(offsets))
 
 
+def _shuffled(records: np.ndarray, seed: int, count: int) -> np.ndarray:
+    """Which of `count` rows the records are, numbered through all epochs."""
+    epochs, places = np.divmod(records, count)
+    chosen = np.zeros(len(records), np.int64)
+    for epoch in np.unique(epochs):
+        chosen[epochs == epoch] = _row_order(seed, int(epoch), count)[places[epochs == epoch]]
+    return chosen
+
+
 @functools.lru_cache(maxsize=4)
-def _example_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Order of the examples of one epoch."""
+def _row_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Order of the rows of one epoch."""
     return _order(np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count))
 
 

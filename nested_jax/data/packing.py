@@ -121,6 +121,8 @@ class PackedRows:
       chunk_size: of the model, C: documents begin at multiples of it.
 
     Attributes:
+      sequence_length: T.
+      chunk_size: C.
       padding: share of the predictions of all rows that count for nothing, in [0, 1).
       documents: number of documents in the rows.
       left_out: number of documents with fewer than two tokens.
@@ -147,7 +149,7 @@ class PackedRows:
         if not (lengths >= 2).any():
             raise ValueError(f"begins: expected a document of two tokens or more, got {len(lengths)} documents without")
         self._tokens, self._begins = tokens, begins
-        self._length, self._chunk = sequence_length, chunk_size
+        self.sequence_length, self.chunk_size = sequence_length, chunk_size
         self._starts = row_starts(lengths, sequence_length, chunk_size)
         self.documents = int(np.sum(lengths >= 2))
         self.left_out = len(lengths) - self.documents
@@ -165,8 +167,9 @@ class PackedRows:
         Returns:
           `"tokens"` int32 [B, T + 1], `"reset"` bool [B, ceil(T / C)] and `"trained"` bool [B, T]; see `fill_row`.
         """
+        shape = self.sequence_length, self.chunk_size
         starts = [(int(document), int(first)) for document, first in self._starts[np.asarray(rows)]]
-        filled = [fill_row(self._tokens, self._begins, start, self._length, self._chunk) for start in starts]
+        filled = [fill_row(self._tokens, self._begins, start, *shape) for start in starts]
         return {name: np.stack([row[name] for row in filled]) for name in ("tokens", "reset", "trained")}
 
 

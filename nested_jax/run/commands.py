@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nested_jax.data import TaskConfig, load_text
+from nested_jax.data import Bytes, TaskConfig, load_text
 from nested_jax.evals import bits_per_byte as scoring
 from nested_jax.evals.generation import Context, Generator, Piece
 from nested_jax.models import parameter_count
@@ -19,7 +19,7 @@ from nested_jax.run.nesting import draw
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import Run
-from nested_jax.train.problems import TaskProblem
+from nested_jax.train.problems import open_problem
 from nested_jax.train.report import excerpt
 from nested_jax.train.report import table as report_table
 
@@ -58,10 +58,12 @@ def evaluate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Na
     run = Run(experiment, workdir)
     step, params = run.restore_params()
     if isinstance(experiment.data, TaskConfig):
-        problem = TaskProblem(experiment, run.model)
+        problem = open_problem(experiment, run.model)
         print(f"{run.checkpoints.path(step)}: step {step} of {experiment.steps}\n{problem.description}")
         return print(f"\n{report_table(problem.report(params, parameter_count(params)))}")
     text = load_text(experiment.data)
+    if not isinstance(text.tokenizer, Bytes):
+        raise ValueError(f"eval reads text as bytes; data.tokenizer is {text.tokenizer.name}: see the end of a run")
     print(f"{run.checkpoints.path(step)}: step {step} of {experiment.steps}\n{text.description}")
     if options.stream is not None:
         return _stream(run, params, text.train, text.validation, options)
@@ -110,8 +112,8 @@ def _stream(run: Run, params: Any, train: np.ndarray, validation: np.ndarray, op
 
 def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
     """Prints prompts and what a trained model writes after them: one text as it is made, several when they are done."""
-    if isinstance(experiment.data, TaskConfig):
-        raise ValueError("generate continues text; this experiment learns a task, see eval")
+    if isinstance(experiment.data, TaskConfig) or experiment.data.tokenizer is not None:
+        raise ValueError("generate continues bytes; this experiment learns a task, or tokens of a tokenizer")
     sample = experiment.sample
     length = sample.length if options.length is None else options.length
     given = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p")}

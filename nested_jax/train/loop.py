@@ -132,7 +132,7 @@ class Run:
         experiment = self.experiment
         mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
-        problem = open_problem(experiment, self.model)
+        problem = open_problem(experiment, self.model, self.say)
         placed = place(self.model, optimizer, experiment.seed, mesh)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(placed.params))
         self.say(f"data    {problem.description}")

@@ -1,6 +1,9 @@
 """Runs on a task: the loss is of the trained places, the scores are those of the tests, a run goes on as it was."""
 
 import dataclasses
+import json
+import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +11,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from nested_jax.data import TaskConfig, example_batches, examples
+from nested_jax.data import TaskConfig, TextConfig, example_batches, examples, load_text
 from nested_jax.evals.bits_per_byte import nats
 from nested_jax.models import ModelConfig
-from nested_jax.train.experiment import Experiment
+from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import train
 from nested_jax.train.metrics import read
 from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.problems import open_problem
 from nested_jax.train.step import loss
 
 
@@ -132,3 +136,69 @@ def test_a_model_of_too_few_symbols_is_named(experiment):
     small = dataclasses.replace(experiment, model=ModelConfig(vocab_size=4, dim=8, layers=1))
     with pytest.raises(ValueError, match=r"model\.vocab_size must be at least 5, one per symbol of the task; got 4"):
         small.validate()
+
+
+class Follows(nn.Module):
+    """Has the calls of `LanguageModel`; answers with a learned map of the symbol itself."""
+
+    config = SimpleNamespace(chunk_size=4, vocab_size=256, dtype="float32")
+
+    def setup(self):
+        self.table = nn.Embed(256, 256)
+
+    def __call__(self, tokens, state=None, reset=None):
+        if reset is not None:
+            assert reset.shape == (len(tokens), -(-tokens.shape[1] // 4))
+        return self.table(tokens), jnp.zeros(len(tokens))
+
+    def start(self, batch_size):
+        return jnp.zeros(batch_size)
+
+    def step(self, tokens, state, learn=True):
+        return self.table(tokens), state
+
+
+def text_experiment(tmp_path, **data):
+    texts = [f"{'ab' * (n % 7 + 2)}" for n in range(400)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    fields = {"path": str(tmp_path / "texts.jsonl"), "cache": str(tmp_path / "cache"), "packed": True} | data
+    return Experiment(
+        model=ModelConfig(dim=8, layers=1),
+        data=TextConfig(sequence_length=24, batch_size=4, **fields),
+        optimizer=OptimizerConfig(learning_rate=1.0, warmup=2),
+        steps=30,
+        log_every=10,
+        eval_every=15,
+        sample=SampleConfig(prompt="a", length=4, temperature=0.0),
+    )
+
+
+def test_packed_documents_are_learned_and_nothing_between_them(tmp_path):
+    """Within a document every letter says the next one: the loss goes to zero, as no prediction crosses documents."""
+    lines = []
+    report = train(text_experiment(tmp_path), tmp_path / "run", model=Follows(), say=lines.append)
+    assert report.metrics["bits_per_byte"] < 0.05
+    assert report.sample == "ababa"
+    assert any("% padding" in line for line in lines)
+    problem = open_problem(text_experiment(tmp_path), Follows(), lines.append)
+    begins = load_text(text_experiment(tmp_path).data).validation_begins
+    count = int(report.scored.split()[0].replace(",", ""))
+    assert count == int(np.diff(begins).sum()) - (len(begins) - 1)
+    assert set(next(problem.batches)) == {"tokens", "reset", "trained"}
+
+
+def test_bits_are_per_byte_whatever_a_token_is(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="needs nested_jax[tokenizers]; CI installs it")
+    words = tokenizers.models.WordLevel({"ab": 0, "<|endoftext|>": 1, "[UNK]": 2}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("ab", "isolated")
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    experiment = text_experiment(tmp_path, packed=False, tokenizer=str(tmp_path / "tokenizer.json"))
+    problem = open_problem(experiment, Follows(), lambda _: None)
+    text = load_text(experiment.data)
+    assert 1 < text.bytes_per_token < 2
+    assert problem.units(math.log(2) * text.bytes_per_token)["bits_per_byte"] == pytest.approx(1.0)
+    report = train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+    assert not report.baselines
+    assert report.sample.startswith("aab")

@@ -1,0 +1,79 @@
+"""A task as what a run learns: its examples in batches, scores on its sets, and what is reported at the end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from nested_jax.data import Examples, TaskConfig, example_batches
+from nested_jax.evals.scores import scores
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.report import Report
+
+
+class TaskProblem:
+    """The answers of a task."""
+
+    def __init__(self, experiment: Experiment, data: TaskConfig, model: nn.Module):
+        self._steps, self._tests = experiment.steps, dict(data.task.tests())
+        train = data.examples()
+        count, length = train.inputs.shape
+        self.description = f"{type(data.task).__name__}: {count:,} examples of {length} symbols; tests: " + ", ".join(
+            f"{name} ({len(test.inputs):,} of {test.inputs.shape[1]})" for name, test in self._tests.items()
+        )
+        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        self.batches = example_batches(train, data, **processes)
+        self.tokens_per_step = data.batch_size * length
+        self._answer = answerer(model)
+
+    def units(self, loss: float) -> dict[str, float]:
+        del loss
+        return {}
+
+    def validate(self, params: Any) -> dict[str, float]:
+        return self._scores(params, next(iter(self._tests)))
+
+    def report(self, params: Any, parameters: int) -> Report:
+        metrics = {}
+        for name in self._tests:
+            metrics |= {f"{name}/{score}": value for score, value in self._scores(params, name).items()}
+        return Report(
+            steps=self._steps,
+            tokens=self.tokens_per_step,
+            parameters=parameters,
+            metrics=metrics,
+            scored=", ".join(f"{name}: {len(test.inputs):,}" for name, test in self._tests.items()),
+            data=self.description,
+        )
+
+    def _scores(self, params: Any, name: str) -> dict[str, float]:
+        test = self._tests[name]
+        count, length = test.inputs.shape
+        rows = min(max(self.tokens_per_step // length, 1), count)
+        return scores(answers(self._answer, params, test, rows), test)
+
+
+def answerer(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
+    """A jitted function of parameters and inputs [B, T]: the likeliest answer at every place."""
+
+    @jax.jit
+    def answer(params: Any, inputs: jax.Array) -> jax.Array:
+        logits, _ = model.apply({"params": params}, inputs)
+        return jnp.argmax(logits, axis=-1)
+
+    return answer
+
+
+def answers(
+    answer: Callable[[Any, jax.Array], jax.Array], params: Any, examples: Examples, batch_size: int
+) -> np.ndarray:
+    """The likeliest answer at every place of all examples, int [N, T], in batches of one size."""
+    found = []
+    for start in range(0, len(examples.inputs), batch_size):
+        batch = examples.inputs[start : start + batch_size]
+        filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
+        found.append(np.asarray(answer(params, jnp.asarray(filled)))[: len(batch)])
+    return np.concatenate(found)
