@@ -11,6 +11,25 @@ What makes it reliable: short sequences first, no convolution (a key of one bit,
 ten times as fast and do not decay, and one block. A reflection with η = 1.98 is right within 40 places, where training
 has no more to say, and forgets beyond: 0.98^128 = 0.08. Only the gate's logit has to go on growing, and Adam lets it. A
 second block can count what the first one tells it, within 40 places, and does not need the first one to be exact.
+
+Measured 2026-11-25 with the command above (300 steps of 128 sequences, seeds 0-2, one core of an AMD EPYC virtual
+machine while the other one was busy, jax 0.10.2; 30 to 85 s a run; median and range of the share of right answers in
+percent, 512 sequences):
+
+======================  ===================  ===================  ===================
+model                   places 1-40          places 41-256        place 256
+======================  ===================  ===================  ===================
+attention                54.1 (52.5-55.4)     50.0 (49.9-50.2)     51.2 (50.4-51.4)
+linear attention         66.4 (61.4-67.5)     50.1 (49.9-50.1)     50.2 (50.0-51.4)
+LSTM                     68.0 (67.9-69.9)     50.0 (49.9-50.1)     50.6 (48.6-51.6)
+delta (η ≤ 1)            56.2 (54.8-60.1)     50.1 (50.1-50.1)     48.6 (48.6-50.2)
+delta (η ≤ 2)           100.0 (100.0-100.0)  100.0 (100.0-100.0)  100.0 (100.0-100.0)
+self-modifying (η ≤ 2)  100.0 (100.0-100.0)   83.9 (82.8-85.8)     64.6 (48.6-73.6)
+======================  ===================  ===================  ===================
+
+So delta gradient descent with η up to 2 follows parity at every length, and nothing with η up to 1 does. That keys,
+values and η are made by memories adds nothing here and takes something away: they learn from each token, too, and what
+they make of a bit after 200 tokens is not quite what it was after 40. (An LSTM can do it and needs more steps.)
 """
 
 import argparse
