@@ -1,9 +1,10 @@
 """Flax (Linen) modules: thin shells that declare parameters and call pure functions."""
 
 from nested_jax.models.attention import AttentionLayer, AttentionState
+from nested_jax.models.autoencoder import AutoEncoder, AutoEncoderConfig, build
 from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
 from nested_jax.models.continuum_layer import ContinuumLayer
-from nested_jax.models.families import FAMILIES, SIZES, count, family
+from nested_jax.models.families import FAMILIES, SIZES, Size, count, family
 from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, LevelsState, parameter_count, state_bytes
 from nested_jax.models.level_layer import LevelLayer
@@ -18,6 +19,8 @@ __all__ = [
     "AttentionConfig",
     "AttentionLayer",
     "AttentionState",
+    "AutoEncoder",
+    "AutoEncoderConfig",
     "Block",
     "ContinuumLayer",
     "Gate",
@@ -29,7 +32,9 @@ __all__ = [
     "MemoryLayer",
     "MemoryLayerState",
     "ModelConfig",
+    "Size",
     "SlotLayer",
+    "build",
     "count",
     "family",
     "gate_table",

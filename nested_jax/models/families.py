@@ -330,13 +330,13 @@ FAMILIES |= {f"{base}-{kind}": _hybrid(base, kind) for base in ("omeganet", "atl
 FAMILIES |= {f"{base}-h": _alternating(base) for base in ("moneta", "yaad", "memora", "gated-deltanet")}
 
 
-def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
+def family(name: str, size: str | Size = "tiny", **fields: Any) -> ModelConfig:
     """A model of the papers' tables.
 
     Args:
       name: one of `FAMILIES`.
-      size: one of `SIZES`; those with a number have that many parameters, to within 8 feed-forward features
-        per block or level.
+      size: one of `SIZES`, or one of one's own; those with a number have that many parameters, to within 8 feed-forward
+        features per block or level.
       **fields: fields of `ModelConfig` to replace; the parameters are counted with them.
 
     Returns:
@@ -353,18 +353,16 @@ def family(name: str, size: str = "tiny", **fields: Any) -> ModelConfig:
       170
     """
     for what, given, known in (("family", name, FAMILIES), ("size", size, SIZES)):
-        if given not in known:
+        if isinstance(given, str) and given not in known:
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {given!r}")
-    found = SIZES[size]
+    found = size if isinstance(size, Size) else SIZES[size]
     common: dict[str, Any] = {"vocab_size": found.vocabulary, "dim": found.dim, "layers": found.layers}
     config = ModelConfig(**common | FAMILIES[name](found) | fields)
     if found.parameters is None or "expansion" in fields:
         return config
     hidden = config.hidden + (found.parameters - count(config)) / (3 * config.dim * config.layers)
     if hidden < 8:
-        raise ValueError(
-            f"size {size!r} has {found.parameters:.3g} parameters, fewer than {name!r} without feed-forward"
-        )
+        raise ValueError(f"size {size} has {found.parameters:.3g} parameters, fewer than {name!r} without feed-forward")
     return dataclasses.replace(config, expansion=hidden / config.dim)
 
 

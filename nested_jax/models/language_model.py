@@ -204,6 +204,13 @@ class LanguageModel(nn.Module):
         Raises:
           ValueError: for tokens or resets of a wrong shape or type, or a state of another model or batch.
         """
+        hidden, after = self.read(tokens, state, reset)
+        return self._logits(hidden), after
+
+    def read(
+        self, tokens: jax.Array, state: tuple[BlockState, ...] | None = None, reset: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[BlockState, ...]]:
+        """What a call does before the logits: features [B, T, dim] behind the last block, and the next state."""
         self._check_tokens(tokens, ndim=2)
         segments = None if reset is None else self._segments(reset, tokens)
         states = (None,) * len(self.blocks) if state is None else self._check_state(state, tokens.shape[0])
@@ -211,7 +218,7 @@ class LanguageModel(nn.Module):
         for block, before in zip(self.blocks, states, strict=True):
             hidden, new = block(hidden, before, segments)
             after.append(new)
-        return self._logits(hidden), tuple(after)
+        return hidden, tuple(after)
 
     def step(
         self, tokens: jax.Array, state: tuple[BlockState, ...], learn: bool = True

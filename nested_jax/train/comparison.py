@@ -10,7 +10,7 @@ from typing import Any
 
 from nested_jax.data import TextConfig
 from nested_jax.memory import Memory
-from nested_jax.models import SIZES, MemoryConfig, ModelConfig, family
+from nested_jax.models import SIZES, MemoryConfig, ModelConfig, Size, family
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
 
@@ -92,7 +92,7 @@ class Row:
     family: str
     change: Callable[[ModelConfig], Mapping[str, Any]] | None = None
 
-    def model(self, size: str, **fields: Any) -> ModelConfig:
+    def model(self, size: str | Size, **fields: Any) -> ModelConfig:
         """The model, with as many parameters as the size says; `fields` are replaced before the row's own are."""
         config = family(self.family, size, **fields)
         return config if self.change is None else family(self.family, size, **fields, **self.change(config))

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from nested_jax import config as configs
-from nested_jax.models import LanguageModel
+from nested_jax.models import build
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
 from nested_jax.train.interruption import Interruption
@@ -42,7 +42,7 @@ class Run:
     Args:
       experiment: its config.
       workdir: its directory; nothing is written before the config and the data are known to be good.
-      model: takes the place of `LanguageModel(experiment.model)`; for models with the same calls.
+      model: takes the place of `build(experiment.model)`; for models with the same calls.
       say: takes each line for people.
 
     Raises:
@@ -60,7 +60,7 @@ class Run:
         configs.validate(experiment)
         self.experiment = experiment
         self.workdir = pathlib.Path(workdir)
-        self.model = LanguageModel(experiment.model) if model is None else model
+        self.model = build(experiment.model) if model is None else model
         self.say = say
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
         self.description = json.loads(json.dumps(configs.to_dict(experiment)))

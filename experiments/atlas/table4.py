@@ -1,0 +1,51 @@
+"""Atlas, table 4: MAD's small tasks for the mixing of sequences (arXiv 2505.23735).
+
+    python -m nested_jax sweep experiments/atlas/table4.py --seeds=0
+    python -m nested_jax table experiments/atlas/table4.py
+    python -m nested_jax train --config=experiments/atlas/table4.py:omeganet/compression
+
+Variants are `ROW/TASK@BUDGET` as in `experiments/nested_learning/table4.py`, which says what is measured and in what it
+differs: the accuracy at the *baseline* setting of a task, and no score of MAD. Neither the sizes nor the settings of
+the paper are printed.
+"""
+
+from nested_jax.models import AttentionConfig, ModelConfig
+from nested_jax.train.comparison import Published, Row
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.protocols import MAD_COLUMNS, MAD_MEASURED, MAD_SWEEP, mad
+
+PARTS = MAD_COLUMNS
+NUMBERS = {
+    "transformer": (49.4, 100, 48.2, 95.9, 83.8, 75.46),
+    "gated-deltanet": (44.8, 100, 32.5, 96.2, 81.7, 71.04),
+    "titans": (49.6, 100, 49.7, 99.4, 83.5, 76.44),
+    "omeganet": (50.9, 100, 54.2, 99.6, 90.2, 78.98),
+    "atlas": (51.6, 100, 54.9, 99.6, 91.4, 79.50),
+}
+COLUMNS = {**MAD_COLUMNS, "average": "Avg"}
+RESULT = Published(
+    source="Atlas, arXiv 2505.23735, table 4 (accuracy in %)",
+    columns=COLUMNS,
+    values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured=MAD_MEASURED,
+    unit=100,
+)
+SWEEP = MAD_SWEEP
+
+
+def no_positions(config: ModelConfig) -> dict[str, AttentionConfig]:
+    return {"attention": AttentionConfig(heads=config.attention.heads, rope_base=None)}
+
+
+ROWS = {
+    "transformer": Row("Transformer", "transformer++", no_positions),
+    "gated-deltanet": Row("Gated DeltaNet", "gated-deltanet"),
+    "titans": Row("Titans", "titans-lmm"),
+    "omeganet": Row("OmegaNet", "omeganet"),
+    "atlas": Row("Atlas", "atlas"),
+}
+
+
+def get_config(arg: str = "") -> Experiment:
+    """The experiment of a row on a task with a budget; see the file's docstring."""
+    return mad(ROWS, arg)

@@ -1,0 +1,54 @@
+"""Nested Learning, table 4: MAD's small tasks for the mixing of sequences (arXiv 2512.24695).
+
+    python -m nested_jax sweep experiments/nested_learning/table4.py --seeds=0
+    python -m nested_jax table experiments/nested_learning/table4.py
+    python -m nested_jax train --config=experiments/nested_learning/table4.py:hope/compression
+
+Variants are `ROW/TASK@BUDGET`: `titans/compression` and `titans/compression@small` (2,000 steps, half an hour on a
+CPU), `@tiny` (for tests), `@170m` for the benchmark's 200 epochs (20,000 steps; the model is the same, of width 128).
+What is measured is `nested_jax.train.protocols.mad`: the accuracy, a mean over classes, at the benchmark's *baseline*
+setting of a task. A score of MAD is a mean over settings of growing difficulty, so these are no scores and no
+reproduction. Neither the sizes nor the settings of the paper are printed, and the ICR that it prints is taken for the
+noisy one, as in Atlas (arXiv 2505.23735, table 4). Its tables of five columns are not those of six columns that other
+papers print.
+
+RWKV-7 and Comba have no model here. "Hope" is our family.
+"""
+
+from nested_jax.models import AttentionConfig, ModelConfig
+from nested_jax.train.comparison import Published, Row
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.protocols import MAD_COLUMNS, MAD_MEASURED, MAD_SWEEP, mad
+
+PARTS = MAD_COLUMNS
+NUMBERS = {
+    "transformer": (49.4, 100, 47.9, 96.2, 83.7),
+    "RWKV-7": (45.1, 100, 32.8, 95.6, 82.2),
+    "Comba": (46.3, 100, 32.8, 96.4, 82.9),
+    "titans": (49.8, 100, 50.0, 99.4, 83.4),
+    "hope": (51.2, 100, 52.1, 99.7, 85.2),
+}
+RESULT = Published(
+    source="Nested Learning, arXiv 2512.24695, table 4 (accuracy in %)",
+    columns=MAD_COLUMNS,
+    values={row: dict(zip(MAD_COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured=MAD_MEASURED,
+    unit=100,
+)
+SWEEP = MAD_SWEEP
+
+
+def no_positions(config: ModelConfig) -> dict[str, AttentionConfig]:
+    return {"attention": AttentionConfig(heads=config.attention.heads, rope_base=None)}
+
+
+ROWS = {
+    "transformer": Row("Transformer", "transformer++", no_positions),
+    "titans": Row("Titans", "titans-lmm"),
+    "hope": Row("Hope", "hope"),
+}
+
+
+def get_config(arg: str = "") -> Experiment:
+    """The experiment of a row on a task with a budget; see the file's docstring."""
+    return mad(ROWS, arg)

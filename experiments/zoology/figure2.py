@@ -1,0 +1,72 @@
+"""Zoology, figure 2: multi-query associative recall, how wide a model must be to look up what it has read.
+
+    python -m nested_jax sweep experiments/zoology/figure2.py --parts=64,128 --seeds=0,1,2
+    python -m nested_jax table experiments/zoology/figure2.py
+    python -m nested_jax train --config=experiments/zoology/figure2.py:deltanet/64
+
+(Arora et al. 2023, arXiv 2312.04927; the recipe of HazyResearch/zoology's `iclr24_zoology_figure2`.) Variants are
+`ROW/LENGTH@BUDGET`: `deltanet/64` and `deltanet/64@small` (minutes on a CPU), `@tiny` (for tests). Sequences of 64,
+128, 256 and 512 symbols hold 4, 8, 16 and 64 pairs, of 8,192 symbols; the accuracy is the mean over the questions of a
+sequence, then over sequences. Two blocks without feed-forward layers; the width is 64 (`--config.model.dim=128`).
+
+The figure prints no numbers: attention solves all of it at every width. Differs from the recipe: every row has a short
+convolution where its family has one (attention has none, and rotary positions in the place of learned ones), 2,000
+steps of 64 sequences of 20,000 in the place of 64 epochs of 100,000 in batches of 128 to 512, no dropout, one learning
+rate.
+"""
+
+from dataclasses import replace
+
+from nested_jax.data import TaskConfig
+from nested_jax.data.mqar import zoology_figure2
+from nested_jax.train.comparison import Published, Row, Sweep, variant
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.optimizer import Group, OptimizerConfig
+
+PARTS = {
+    length: f"{length} symbols, {pairs} pairs" for length, pairs in (("64", 4), ("128", 8), ("256", 16), ("512", 64))
+}
+RESULT = Published(
+    source="Zoology, arXiv 2312.04927, figure 2, prints no numbers (accuracy in %)",
+    columns=PARTS,
+    values={},
+    measured={length: f"{length}:test/example" for length in PARTS},
+    unit=100,
+)
+SWEEP = Sweep(
+    select="validation/example",
+    differs={"small": "2,000 steps of 64 sequences, one learning rate; see the experiment's docstring"},
+)
+ROWS = {
+    "attention": Row("Attention", "transformer++"),
+    "linear-attention": Row("Linear attention", "linear-attention"),
+    "deltanet": Row("DeltaNet", "deltanet"),
+    "gated-deltanet": Row("Gated DeltaNet", "gated-deltanet"),
+    "titans": Row("Titans LMM", "titans-lmm"),
+}
+
+
+def get_config(arg: str = "") -> Experiment:
+    """The experiment of a row at a length with a budget; see the file's docstring."""
+    row, part, size = variant(ROWS, arg, PARTS)
+    task = replace(zoology_figure2(int(part)), train_examples=20_000, validation_examples=500, test_examples=1_000)
+    steps, batch = 2_000, 64
+    if size == "tiny":
+        few = {"train_examples": 16, "validation_examples": 4, "test_examples": 4}
+        task, steps, batch = replace(task, vocab_size=600, **few), 20, 4
+    model = ROWS[row].model("tiny" if size == "tiny" else "small", vocab_size=task.vocab_size, expansion=1 / 8)
+    return Experiment(
+        model=model,
+        data=TaskConfig(task=task, batch_size=batch),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3,
+            warmup=steps // 20,
+            weight_decay=0.1,
+            groups=(Group(parameters="embedding|scale|bias|convolve|gates|initial", weight_decay=0.0),),
+        ),
+        steps=steps,
+        log_every=max(steps // 10, 1),
+        eval_every=0,
+        checkpoint_every=max(steps // 4, 1),
+        keep=1,
+    )

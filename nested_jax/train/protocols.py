@@ -1,0 +1,79 @@
+"""How benchmarks train every model: sizes, steps and optimizers of their protocols, and small ones for a CPU."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from nested_jax.data import TaskConfig
+from nested_jax.data.mad import baseline
+from nested_jax.models import AutoEncoderConfig, ModelConfig
+from nested_jax.train.comparison import Row, Sweep, variant
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.optimizer import Group, OptimizerConfig
+
+MAD_COLUMNS = {
+    "compression": "Compression",
+    "noisy-in-context-recall": "(Noisy) ICR",
+    "fuzzy-in-context-recall": "Fuzzy ICR",
+    "selective-copying": "Sel. copying",
+    "memorization": "Memorization",
+}
+MAD_MEASURED = {task: f"{task}:test/macro" for task in MAD_COLUMNS}
+MAD_SWEEP = Sweep(
+    seeds=(0,),
+    grid={"optimizer.learning_rate": ("1e-3", "5e-4", "1e-4"), "optimizer.weight_decay": ("0.0", "0.1")},
+    select="validation/macro",
+    select_published="test/macro",
+    differs={
+        "small": "baseline settings alone (a score of the benchmark is a mean over settings of growing difficulty), "
+        "2,000 steps in the place of 200 epochs",
+        "170m": "baseline settings alone: a score of the benchmark is a mean over settings of growing difficulty",
+    },
+)
+UNDECAYED = "embedding|scale|bias|gates|initial|coefficients"
+
+
+def mad(rows: Mapping[str, Row], arg: str) -> Experiment:
+    """A row of a table of MAD on a task, at its baseline setting; to be returned by a file's `get_config`.
+
+    Two blocks of width 128 with a SwiGLU layer each, as the benchmark's four layers, no positions; compression by an
+    autoencoder. AdamW, batches of 128, cosine to 1e-6. Sizes are budgets here, the model is one: "tiny" is for tests,
+    "small" trains for 2,000 steps, any other for the benchmark's 200 epochs.
+
+    Args:
+      rows: of the table; a row's family is built at this width.
+      arg: `ROW/TASK@SIZE`.
+
+    Raises:
+      ValueError: for an unknown row, task or size.
+    """
+    row, part, size = variant(rows, arg, MAD_COLUMNS)
+    task = baseline(part)
+    steps = {"tiny": 20, "small": 2_000}.get(size, 200 * task.train_examples // 128)
+    batch = 4 if size == "tiny" else 128
+    if size == "tiny":
+        few = {"train_examples": 16, "validation_examples": 8, "test_examples": 8}
+        task = replace(task, **few, copies=min(task.copies, 3), length=16)
+    shape: dict[str, Any] = {"vocab_size": task.vocab_size, "layers": 2, "expansion": 8 / 3}
+    model = rows[row].model("tiny", **shape) if size == "tiny" else rows[row].model("small", dim=128, **shape)
+    return Experiment(
+        model=AutoEncoderConfig(**_fields(model)) if part == "compression" else model,
+        data=TaskConfig(task=task, batch_size=batch),
+        optimizer=OptimizerConfig(
+            rule="optax.adam",
+            arguments={"b1": 0.9, "b2": 0.98},
+            learning_rate=5e-4,
+            warmup=0,
+            final=1e-6 / 5e-4,
+            groups=(Group(parameters=UNDECAYED, weight_decay=0.0),),
+        ),
+        steps=steps,
+        log_every=max(steps // 10, 1),
+        eval_every=0,
+        checkpoint_every=max(steps // 4, 1),
+        keep=1,
+    )
+
+
+def _fields(config: ModelConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(config)}
