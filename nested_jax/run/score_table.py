@@ -115,9 +115,10 @@ def wide(comparison: Comparison, laid: Sequence[Line]) -> tuple[list[str], list[
     headings = ["row", "", *comparison.published.columns.values()]
     rows = []
     for line in laid:
-        rows.append([line.title, "published", *(_number(cell.published) for cell in line.cells.values())])
-        if not any(cell.example for cell in line.cells.values()):
-            rows.append(["", "here", *("not run" for _ in line.cells)])
+        run = any(cell.example for cell in line.cells.values())
+        what = "published" if run else "published, not run" if line.row in comparison.rows else "published, no model here"
+        rows.append([line.title, what, *(_number(cell.published) for cell in line.cells.values())])
+        if not run:
             continue
         rows.append(["", "here", *map(_ours, line.cells.values())])
         if line.as_published and line.as_published != line.cells:
