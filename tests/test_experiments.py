@@ -15,7 +15,8 @@ import pytest
 
 from nested_jax import config as configs
 from nested_jax.data import TaskConfig
-from nested_jax.models import LanguageModel
+from nested_jax.models import build
+from nested_jax.train.loop import train
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.step import initial_state, make_step
 
@@ -43,13 +44,23 @@ def test_there_are_experiments():
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 def test_builds_and_steps_abstractly(file, variant):
     experiment = configs.load(f"{file}:{variant}" if variant else str(file))
-    model = LanguageModel(experiment.model)
+    model = build(experiment.model)
     optimizer = make_optimizer(experiment.optimizer, experiment.steps)
     step = make_step(model, optimizer, experiment.optimizer, experiment.steps)
     state = jax.eval_shape(lambda: initial_state(model, optimizer, experiment.seed))
     after, metrics = jax.eval_shape(step, state, batch_shapes(experiment.data))
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert metrics["loss"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+def test_the_tiny_variant_trains(file, tmp_path):
+    experiment = configs.load(f"{file}:tiny")
+    steps = dataclasses.replace(experiment, steps=4, writers=())
+    report = train(steps, tmp_path, say=lambda _: None)
+    assert report is not None
+    assert np.isfinite(list(report.metrics.values())).all()
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])

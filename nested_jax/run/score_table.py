@@ -116,7 +116,9 @@ def wide(comparison: Comparison, laid: Sequence[Line]) -> tuple[list[str], list[
     rows = []
     for line in laid:
         run = any(cell.example for cell in line.cells.values())
-        what = "published" if run else "published, not run" if line.row in comparison.rows else "published, no model here"
+        what = (
+            "published" if run else "published, not run" if line.row in comparison.rows else "published, no model here"
+        )
         rows.append([line.title, what, *(_number(cell.published) for cell in line.cells.values())])
         if not run:
             continue

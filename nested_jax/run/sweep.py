@@ -64,12 +64,13 @@ def sweep(
         name = "/".join(filter(None, (row, part)))
         label = f"{number}/{len(runs)} {name}, seed {seed}"
         label += "".join(f", {field.split('.')[-1]} {value}" for field, value in settings.items())
-        record = _run(comparison, (row, part, seed, settings), workdir, label)
-        if record is None:
+        record, interrupted = _run(comparison, (row, part, seed, settings), workdir, label)
+        if record is not None:
+            workdir.mkdir(parents=True, exist_ok=True)
+            records.append(file, record)
+        if record is None or interrupted:
             print("interrupted; the same command continues")
             return
-        workdir.mkdir(parents=True, exist_ok=True)
-        records.append(file, record)
         new += 1
         left = (time.perf_counter() - began) / new * (len(runs) - number)
         shown = ", ".join(f"{metric} {value:.4f}" for metric, value in record.metrics.items()) or record.stopped
@@ -78,7 +79,8 @@ def sweep(
 
 def _run(
     comparison: Comparison, run: tuple[str, str, int, Mapping[str, str]], workdir: pathlib.Path, label: str
-) -> Record | None:
+) -> tuple[Record | None, bool]:
+    """The record of a run, None if it can be continued, and whether it was asked to stop."""
     row, part, seed, settings = run
     spec = comparison.spec(row, part)
     given = {"seed": str(seed), "data.seed": str(seed), **settings}
@@ -87,14 +89,15 @@ def _run(
     print(f"{label}: {place}")
     began, stopped = time.perf_counter(), ""
     report: Report | None = None
+    run_here = Run(experiment, place, say=lambda line: _say(label, line))
     try:
-        report = Run(experiment, place, say=lambda line: _say(label, line)).train()
+        report = run_here.train()
     except TrainingStopped as error:
         stopped = str(error)
     if report is None and not stopped:
-        return None
+        return None, True
     flags = "".join(f" --config.{field}={shlex.quote(value)}" for field, value in given.items())
-    return Record(
+    record = Record(
         row=row,
         part=part,
         size=comparison.size,
@@ -113,6 +116,7 @@ def _run(
         date=records.today(),
         command=f"python -m nested_jax train {comparison.shown(row, part)}{flags}",
     )
+    return record, run_here.interrupted
 
 
 def directory(row: str, part: str, seed: int, settings: Mapping[str, str]) -> str:

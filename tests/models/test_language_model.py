@@ -285,7 +285,7 @@ def test_slots_are_read_before_they_are_written(x64):
 def test_a_slot_layer_normalises_and_gates_what_slots_answer(x64):
     memory = SlotMemory((Level(3, 4, 0.1),), 4, 8, 6, chunk_size=CHUNK)
     layer, inputs = SlotLayer(memory, 5, jnp.bfloat16), jnp.asarray(np.random.default_rng(0).normal(size=(1, 6, 5)))
-    params = layer.init(jax.random.key(0), inputs)["params"]
+    params = jax.jit(layer.init)(jax.random.key(0), inputs)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(layer.apply({"params": params}, 1, method="start"))} == {
         jnp.dtype("float32"),
         jnp.dtype("int32"),
@@ -293,11 +293,11 @@ def test_a_slot_layer_normalises_and_gates_what_slots_answer(x64):
     layer = SlotLayer(memory, 5, jnp.float64)
     params = jax.tree.map(jnp.float64, params)
     slots = params["slots"]
-    read = memory.scan(slots, memory.start(slots), inputs[0])[0]
+    read = jax.jit(memory.scan)(slots, memory.start(slots), inputs[0])[0]
     read /= np.sqrt(np.mean(np.square(read), axis=-1, keepdims=True) + 1e-6)
     gate = inputs[0] @ params["gate"]["kernel"]
     expected = (read * gate / (1 + np.exp(-gate))) @ params["output"]["kernel"]
-    np.testing.assert_allclose(layer.apply({"params": params}, inputs)[0][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(layer.apply)({"params": params}, inputs)[0][0], expected, rtol=1e-6)
 
 
 def test_a_bad_config_is_refused_when_used():

@@ -322,7 +322,7 @@ def test_yaad_without_a_bound_is_l2(x64):
     for objective in (nj.objectives.huber(1e9), nj.objectives.l2, nj.objectives.huber(0.1)):
         memory = nj.Memory(nj.networks.Linear(), objective, rules.yaad(0.1, 0.05), chunk_size=4)
         state = memory.start(jax.tree.map(jnp.float64, memory.init(jax.random.key(0), 3)))
-        found.append(memory.scan(state, keys, values, keys)[0])
+        found.append(jax.jit(memory.scan)(state, keys, values, keys)[0])
     close(found[0], found[1])
     assert jnp.max(jnp.abs(found[2] - found[1])) > 1e-3
 

@@ -236,6 +236,8 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     calls = []
 
     class Fake:
+        interrupted = False
+
         def __init__(self, experiment, place, say):
             self.experiment, self.place = experiment, place
 
@@ -258,6 +260,10 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     sweep(comparison, {"steps": "7"}, tmp_path, (0, 3, 4), ("lmm",))
     assert [name for name, *_ in calls] == ["lmm-steps=7-4"]
     assert "bits_per_byte 2.0000" in capsys.readouterr().out
+    monkeypatch.setattr(Fake, "interrupted", True)
+    sweep(comparison, {"steps": "7"}, tmp_path, (5, 6), ("lmm",))
+    assert [name for name, *_ in calls] == ["lmm-steps=7-4", "lmm-steps=7-5"]
+    assert "interrupted" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through; got '5'"):
         sweep(comparison, {"data.seed": "5"}, tmp_path, (0,))
 
