@@ -25,22 +25,11 @@ our choice: windows of 16 tokens, chunks of 64, polynomial features of degree 2 
 is, is not printed: here TTT-MLP. The paper's tokenizer is T5's.
 """
 
+from nested_jax.evals.zero_shot import table_columns
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 
-COLUMNS = {
-    "wikitext/word_perplexity": "Wiki ppl",
-    "lambada/perplexity": "LMB ppl",
-    "lambada/acc": "LMB acc",
-    "piqa/acc": "PIQA acc",
-    "hellaswag/acc_norm": "HellaSwag acc_n",
-    "winogrande/acc": "WinoGrande acc",
-    "arc_easy/acc": "ARC-e acc",
-    "arc_challenge/acc_norm": "ARC-c acc_n",
-    "siqa/acc": "SIQA acc",
-    "boolq/acc": "BoolQ acc",
-    "average": "Avg",
-}
+COLUMNS = table_columns()
 
 NUMBERS = {
     "transformer++@760m": (25.21, 27.64, 35.8, 66.9, 42.2, 51.9, 60.4, 32.5, 39.5, 60.4, 48.69),

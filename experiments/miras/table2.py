@@ -24,21 +24,11 @@ the paper says, and are read there, too; Memora's softmax is over one axis of ea
 paper.
 """
 
+from nested_jax.evals.zero_shot import table_columns
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 
-COLUMNS = {
-    "wikitext/word_perplexity": "Wiki ppl",
-    "lambada/perplexity": "LMB ppl",
-    "lambada/acc": "LMB acc",
-    "piqa/acc": "PIQA acc",
-    "hellaswag/acc_norm": "HellaSwag acc_n",
-    "winogrande/acc": "WinoGrande acc",
-    "arc_easy/acc": "ARC-e acc",
-    "arc_challenge/acc_norm": "ARC-c acc_n",
-    "siqa/acc": "SIQA acc",
-    "boolq/acc": "BoolQ acc",
-}
+COLUMNS = {column: heading for column, heading in table_columns().items() if column != "average"}
 
 NUMBERS = {
     "transformer++@340m": (31.52, 41.08, 30.76, 62.98, 34.76, 50.53, 45.21, 24.05, 36.81, 58.24),

@@ -25,22 +25,11 @@ layers is such that all rows of a size have the same number of parameters. Which
 TTT-MLP; Titans is LMM, as the text says that it is free of attention.
 """
 
+from nested_jax.evals.zero_shot import table_columns
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 
-COLUMNS = {
-    "wikitext/word_perplexity": "Wiki ppl",
-    "lambada/perplexity": "LMB ppl",
-    "lambada/acc": "LMB acc",
-    "piqa/acc": "PIQA acc",
-    "hellaswag/acc_norm": "HellaSwag acc_n",
-    "winogrande/acc": "WinoGrande acc",
-    "arc_easy/acc": "ARC-e acc",
-    "arc_challenge/acc_norm": "ARC-c acc_n",
-    "siqa/acc": "SIQA acc",
-    "boolq/acc": "BoolQ acc",
-    "average": "Avg",
-}
+COLUMNS = table_columns()
 
 NUMBERS = {
     "transformer++@760m": (24.18, 24.27, 37.1, 67.2, 43.8, 53.0, 65.6, 33.4, 39.1, 61.7, 50.11),

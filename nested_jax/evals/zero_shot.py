@@ -304,6 +304,21 @@ def columns(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
+def table_columns() -> dict[str, str]:
+    """The columns of the papers' tables of language models: metric, as `task/score`, → heading.
+
+    Example:
+      >>> list(table_columns().items())[:2]
+      [('wikitext/word_perplexity', 'Wiki ppl'), ('lambada/perplexity', 'LMB ppl')]
+    """
+    found = {
+        f"{task}/{metric}": heading
+        for task, template in TEMPLATES.items()
+        for heading, metric in template.columns.items()
+    }
+    return {**found, "average": "Avg"}
+
+
 def _items(path: pathlib.Path, template: Template, limit: int | None) -> Iterator[Any]:
     """What the rows of a file ask, checked."""
     count = 0
