@@ -9,8 +9,7 @@ differs: the accuracy at the *baseline* setting of a task, and no score of MAD. 
 the paper are printed.
 """
 
-from nested_jax.models import AttentionConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row
+from nested_jax.train.comparison import Published, Row, without_positions
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import MAD_COLUMNS, MAD_MEASURED, MAD_SWEEP, mad
 
@@ -33,12 +32,8 @@ RESULT = Published(
 SWEEP = MAD_SWEEP
 
 
-def no_positions(config: ModelConfig) -> dict[str, AttentionConfig]:
-    return {"attention": AttentionConfig(heads=config.attention.heads, rope_base=None)}
-
-
 ROWS = {
-    "transformer": Row("Transformer", "transformer++", no_positions),
+    "transformer": Row("Transformer", "transformer++", without_positions),
     "gated-deltanet": Row("Gated DeltaNet", "gated-deltanet"),
     "titans": Row("Titans", "titans-lmm"),
     "omeganet": Row("OmegaNet", "omeganet"),

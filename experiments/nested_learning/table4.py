@@ -15,8 +15,7 @@ papers print.
 RWKV-7 and Comba have no model here. "Hope" is our family.
 """
 
-from nested_jax.models import AttentionConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row
+from nested_jax.train.comparison import Published, Row, without_positions
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import MAD_COLUMNS, MAD_MEASURED, MAD_SWEEP, mad
 
@@ -38,12 +37,8 @@ RESULT = Published(
 SWEEP = MAD_SWEEP
 
 
-def no_positions(config: ModelConfig) -> dict[str, AttentionConfig]:
-    return {"attention": AttentionConfig(heads=config.attention.heads, rope_base=None)}
-
-
 ROWS = {
-    "transformer": Row("Transformer", "transformer++", no_positions),
+    "transformer": Row("Transformer", "transformer++", without_positions),
     "titans": Row("Titans", "titans-lmm"),
     "hope": Row("Hope", "hope"),
 }

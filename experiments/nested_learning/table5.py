@@ -22,14 +22,13 @@ specified; ours is a self-modifying memory that steps at every token (delta grad
 to 2) and a continuum memory of two levels and a feed-forward layer.
 """
 
-import dataclasses
 from typing import Any
 
 import nested_jax as nj
 from nested_jax.data import TaskConfig
 from nested_jax.data.formal import FormalLanguage
-from nested_jax.models import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, Sweep, variant
+from nested_jax.models import LevelConfig, MemoryConfig, ModelConfig
+from nested_jax.train.comparison import Published, Row, Sweep, variant, without_convolution, without_positions
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
 
@@ -72,14 +71,6 @@ SWEEP = Sweep(
 )
 
 
-def no_convolution(config: ModelConfig) -> dict[str, Any]:
-    return {"memory": dataclasses.replace(config.memory, conv=0)}
-
-
-def no_positions(config: ModelConfig) -> dict[str, Any]:
-    return {"attention": AttentionConfig(heads=config.attention.heads, rope_base=None)}
-
-
 def hope(config: ModelConfig) -> dict[str, Any]:
     """One step per token, by a rule whose eigenvalues may be negative; periods 16 and 4 behind it."""
     descent = nj.rules.delta_gradient_descent(form="explicit")
@@ -94,12 +85,12 @@ def hope(config: ModelConfig) -> dict[str, Any]:
 
 ROWS = {
     "lstm": Row("LSTM", "lstm"),
-    "transformer": Row("Transformer", "transformer++", no_positions),
-    "linear-attention": Row("Linear attention", "linear-attention", no_convolution),
-    "deltanet": Row("DeltaNet", "deltanet", no_convolution),
-    "gated-delta-1": Row("Gated delta rule, β ≤ 1", "gated-deltanet", no_convolution),
-    "gated-delta-2": Row("Gated delta rule, β ≤ 2", "gated-deltanet-2", no_convolution),
-    "titans": Row("Titans LMM", "titans-lmm", no_convolution),
+    "transformer": Row("Transformer", "transformer++", without_positions),
+    "linear-attention": Row("Linear attention", "linear-attention", without_convolution),
+    "deltanet": Row("DeltaNet", "deltanet", without_convolution),
+    "gated-delta-1": Row("Gated delta rule, β ≤ 1", "gated-deltanet", without_convolution),
+    "gated-delta-2": Row("Gated delta rule, β ≤ 2", "gated-deltanet-2", without_convolution),
+    "titans": Row("Titans LMM", "titans-lmm", without_convolution),
     "hope": Row("Hope", "hope", hope),
 }
 

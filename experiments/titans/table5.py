@@ -39,7 +39,7 @@ import dataclasses
 
 import nested_jax as nj
 from nested_jax.models import AttentionConfig, MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, changed_memory, compare
+from nested_jax.train.comparison import Published, Row, changed_memory, compare, without_convolution
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -65,10 +65,6 @@ def linear(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, network=nj.networks.Linear())
 
 
-def no_convolution(config: ModelConfig) -> dict[str, MemoryConfig]:
-    return {"memory": dataclasses.replace(config.memory, conv=0)}
-
-
 def no_momentum(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, rule=nj.rules.titans(momentum=0.0))
 
@@ -87,7 +83,7 @@ ROWS = {
     "mag": Row("+Attn (MAG)", "titans-mag"),
     "mal": Row("+Attn (MAL)", "titans-mal"),
     "linear": Row("Linear memory", "titans-lmm", linear),
-    "no-convolution": Row("w/o convolution", "titans-lmm", no_convolution),
+    "no-convolution": Row("w/o convolution", "titans-lmm", without_convolution),
     "no-momentum": Row("w/o momentum", "titans-lmm", no_momentum),
     "no-decay": Row("w/o weight decay", "titans-lmm", no_decay),
     "no-persistent": Row("w/o persistent memory", "titans-mag", no_persistent),

@@ -10,7 +10,7 @@ from typing import Any
 
 from nested_jax.data import TextConfig
 from nested_jax.memory import Memory
-from nested_jax.models import SIZES, MemoryConfig, ModelConfig, Size, family
+from nested_jax.models import SIZES, AttentionConfig, MemoryConfig, ModelConfig, Size, family
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
 
@@ -105,6 +105,16 @@ def changed_memory(config: ModelConfig, **fields: Any) -> dict[str, MemoryConfig
         raise ValueError(f"config: expected a model with an nj.Memory, got {type(memory).__name__}")
     memory = replace(memory, **fields)
     return {"memory": replace(config.memory, memory=memory)}
+
+
+def without_convolution(config: ModelConfig) -> dict[str, MemoryConfig]:
+    """The change of a row whose memory layers have no convolutions."""
+    return {"memory": replace(config.memory, conv=0)}
+
+
+def without_positions(config: ModelConfig) -> dict[str, AttentionConfig]:
+    """The change of a row whose attention knows no positions."""
+    return {"attention": replace(config.attention, rope_base=None)}
 
 
 def variant(rows: Mapping[str, Row], arg: str, parts: Collection[str] = ("",)) -> tuple[str, str, str]:
