@@ -1,9 +1,11 @@
-"""Data: text as bytes or tokens and tasks as examples, in seeded resumable batches."""
+"""Data: text as bytes, tokens or bases, tasks as examples, and series of numbers, in seeded resumable batches."""
 
 from nested_jax.data.batches import BatchIterator, batches, example_batches, packed_batches, validation_windows
+from nested_jax.data.dna import FastaConfig, load_fasta
 from nested_jax.data.examples import Examples, Task, TaskConfig, examples
 from nested_jax.data.packing import PackedRows
 from nested_jax.data.prepared import prepare
+from nested_jax.data.series import SeriesConfig, load_series, series_batches
 from nested_jax.data.text import Text, TextConfig, load_text
 from nested_jax.data.tokenizers import Bytes, HuggingFace, Tokenizer
 
@@ -11,8 +13,10 @@ __all__ = [
     "BatchIterator",
     "Bytes",
     "Examples",
+    "FastaConfig",
     "HuggingFace",
     "PackedRows",
+    "SeriesConfig",
     "Task",
     "TaskConfig",
     "Text",
@@ -21,8 +25,11 @@ __all__ = [
     "batches",
     "example_batches",
     "examples",
+    "load_fasta",
+    "load_series",
     "load_text",
     "packed_batches",
     "prepare",
+    "series_batches",
     "validation_windows",
 ]

@@ -126,7 +126,7 @@ def batches(
         "windows": _grid(len(tokens), length)[0],
         "sha256": digest or hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
-    return _iterator(rows_of, rows, (process_index, process_count), identity, backend)
+    return numbered_batches(rows_of, rows, (process_index, process_count), identity, backend)
 
 
 def example_batches(
@@ -156,7 +156,7 @@ def example_batches(
     count = len(examples.inputs)
 
     def rows_of(records: np.ndarray) -> Batch:
-        taken = examples.take(_shuffled(records, config.seed, count))
+        taken = examples.take(shuffled(records, config.seed, count))
         return {"inputs": taken.inputs, "targets": taken.targets, "trained": taken.trained}
 
     identity = {
@@ -165,7 +165,7 @@ def example_batches(
         "windows": count,
         "sha256": examples.digest(),
     }
-    return _iterator(rows_of, config.batch_size, (process_index, process_count), identity, backend)
+    return numbered_batches(rows_of, config.batch_size, (process_index, process_count), identity, backend)
 
 
 def packed_batches(
@@ -204,19 +204,30 @@ def packed_batches(
     }
 
     def rows_of(records: np.ndarray) -> Batch:
-        return rows.take(_shuffled(records, config.seed, len(rows)))
+        return rows.take(shuffled(records, config.seed, len(rows)))
 
-    return _iterator(rows_of, config.batch_size, (process_index, process_count), identity, backend)
+    return numbered_batches(rows_of, config.batch_size, (process_index, process_count), identity, backend)
 
 
-def _iterator(
+def numbered_batches(
     rows_of: Callable[[np.ndarray], Batch],
     rows: int,
     process: tuple[int, int],
     identity: dict[str, Any],
     backend: Literal["auto", "grain", "numpy"],
 ) -> BatchIterator:
-    """Batches of `rows` records, numbered through all epochs, of which a process reads its share by `rows_of`."""
+    """Iterate for ever over batches of records that are numbered through all epochs.
+
+    Args:
+      rows_of: Int [n], numbers of records, to what a batch holds of them.
+      rows: Records per batch, over all processes.
+      process: This process and the number of them; it reads its contiguous share of each batch.
+      identity: What a run is told by when it goes on; its "windows" are the records of one epoch.
+      backend: As for `batches`.
+
+    Raises:
+      ValueError: If the rows cannot be shared out.
+    """
     index, count = process
     if not 0 <= index < count or rows % count:
         raise ValueError(
@@ -296,7 +307,7 @@ def _epoch(seed: int, epoch: int, size: int, length: int) -> tuple[np.ndarray, i
     return _order(raw[1:]), int(raw[0] % np.uint64(offsets))
 
 
-def _shuffled(records: np.ndarray, seed: int, count: int) -> np.ndarray:
+def shuffled(records: np.ndarray, seed: int, count: int) -> np.ndarray:
     """Which of `count` rows the records are, numbered through all epochs."""
     epochs, places = np.divmod(records, count)
     chosen = np.zeros(len(records), np.int64)

@@ -5,6 +5,7 @@ from nested_jax.models.autoencoder import AutoEncoder, AutoEncoderConfig, build
 from nested_jax.models.config import AttentionConfig, LevelConfig, MemoryConfig, ModelConfig
 from nested_jax.models.continuum_layer import ContinuumLayer
 from nested_jax.models.families import FAMILIES, SIZES, Size, count, family
+from nested_jax.models.forecaster import Forecaster, ForecasterConfig
 from nested_jax.models.gates import Gate, gate_table
 from nested_jax.models.language_model import Block, LanguageModel, LevelsState, parameter_count, state_bytes
 from nested_jax.models.level_layer import LevelLayer
@@ -23,6 +24,8 @@ __all__ = [
     "AutoEncoderConfig",
     "Block",
     "ContinuumLayer",
+    "Forecaster",
+    "ForecasterConfig",
     "Gate",
     "LanguageModel",
     "LevelConfig",

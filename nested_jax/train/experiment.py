@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from nested_jax.data import TaskConfig, TextConfig
+from nested_jax.data import FastaConfig, SeriesConfig, TaskConfig, TextConfig
+from nested_jax.data.dna import BASES
 from nested_jax.evals.sampling import Sampling
-from nested_jax.models import ModelConfig
+from nested_jax.models import ForecasterConfig, ModelConfig
 from nested_jax.train.metrics import NAMES as WRITERS
 from nested_jax.train.optimizer import OptimizerConfig
 from nested_jax.train.sharding import MeshConfig
@@ -47,8 +48,9 @@ class Experiment:
     """A training run.
 
     Attributes:
-      model: the language model; over bytes, `vocab_size` is 256, of a task as many as its symbols.
-      data: the text and how it is cut into batches, or a task.
+      model: the language model; over bytes, `vocab_size` is 256, of a task as many as its symbols. Of a series it is a
+        `ForecasterConfig`.
+      data: the text and how it is cut into batches, or a task, or a series of numbers.
       optimizer: what trains the parameters.
       steps: updates in all, ≥ 1.
       seed: of the initial parameters and the sample; the order of the data has its own, `data.seed`.
@@ -67,7 +69,7 @@ class Experiment:
     """
 
     model: ModelConfig
-    data: TextConfig | TaskConfig
+    data: TextConfig | TaskConfig | SeriesConfig
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int
     seed: int = 0
@@ -89,10 +91,17 @@ class Experiment:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.eval_every < 0:
             raise ValueError(f"eval_every must be at least 0; got {self.eval_every}")
-        if isinstance(self.data, TaskConfig):
+        if isinstance(self.data, SeriesConfig) != isinstance(self.model, ForecasterConfig):
+            raise ValueError(
+                "model must be a ForecasterConfig where data is a SeriesConfig, and only there; got "
+                f"{type(self.model).__name__} and {type(self.data).__name__}"
+            )
+        if isinstance(self.data, SeriesConfig):
+            symbols, what = 0, "–"
+        elif isinstance(self.data, TaskConfig):
             symbols, what = self.data.task.vocab_size, "symbol of the task"
         else:
-            symbols, what = 256, "byte"
+            symbols, what = (len(BASES), "base") if isinstance(self.data, FastaConfig) else (256, "byte")
             if self.final_bytes is not None and self.final_bytes <= self.data.sequence_length:
                 raise ValueError(f"final_bytes must be above data.sequence_length, or None; got {self.final_bytes}")
         if self.model.vocab_size < symbols:

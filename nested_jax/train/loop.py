@@ -16,14 +16,13 @@ import numpy as np
 from flax import linen as nn
 
 from nested_jax import config as configs
-from nested_jax.models import build
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
 from nested_jax.train.interruption import Interruption
 from nested_jax.train.metrics import Writers, open_writers
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.picture import draw
-from nested_jax.train.problems import Problem, open_problem, validation_names
+from nested_jax.train.problems import Problem, open_model, open_problem, validation_names
 from nested_jax.train.progress import Progress, quantity
 from nested_jax.train.report import Report, show
 from nested_jax.train.sharding import BATCH, make_mesh
@@ -42,7 +41,7 @@ class Run:
     Args:
       experiment: its config.
       workdir: its directory; nothing is written before the config and the data are known to be good.
-      model: takes the place of `build(experiment.model)`; for models with the same calls.
+      model: takes the place of `open_model(experiment)`; for models with the same calls.
       say: takes each line for people.
 
     Raises:
@@ -60,7 +59,7 @@ class Run:
         configs.validate(experiment)
         self.experiment = experiment
         self.workdir = pathlib.Path(workdir)
-        self.model = build(experiment.model) if model is None else model
+        self.model = open_model(experiment) if model is None else model
         self.say = say
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
         self.description = json.loads(json.dumps(configs.to_dict(experiment)))
@@ -209,7 +208,8 @@ class _Updates:
         experiment = run.experiment
         self._mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
-        self._step = jax.jit(make_step(run.model, optimizer, experiment.optimizer, experiment.steps), donate_argnums=0)
+        step = make_step(run.model, optimizer, experiment.optimizer, experiment.steps, problem.loss)
+        self._step = jax.jit(step, donate_argnums=0)
         self._diagnose = make_diagnosis(run.model)
         self._pending: list[tuple[int, Metrics]] = []
 

@@ -5,9 +5,12 @@ from typing import Any, Protocol
 
 from flax import linen as nn
 
-from nested_jax.data import BatchIterator, TaskConfig
+from nested_jax.data import BatchIterator, FastaConfig, SeriesConfig, TaskConfig, load_fasta
+from nested_jax.models import Forecaster, ForecasterConfig, build
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.report import Report
+from nested_jax.train.series_problem import SeriesProblem
+from nested_jax.train.step import Loss
 from nested_jax.train.task_problem import TaskProblem
 from nested_jax.train.text_problem import TextProblem
 
@@ -21,11 +24,13 @@ class Problem(Protocol):
       description: one line for people.
       batches: an endless iterator that knows its place.
       tokens_per_step: of a batch, over all processes.
+      loss: what is minimised.
     """
 
     description: str
     batches: BatchIterator
     tokens_per_step: int
+    loss: Loss
 
     def units(self, loss: float) -> dict[str, float]:
         """The loss in other units, by name."""
@@ -40,6 +45,14 @@ class Problem(Protocol):
         ...
 
 
+def open_model(experiment: Experiment) -> nn.Module:
+    """The model of an experiment; of a series, a forecaster of its windows."""
+    model, data = experiment.model, experiment.data
+    if isinstance(model, ForecasterConfig) and isinstance(data, SeriesConfig):
+        return Forecaster(model, data.lookback, data.horizons)
+    return build(model)
+
+
 def open_problem(experiment: Experiment, model: nn.Module, say: Callable[[str], None] = print) -> Problem:
     """The problem of an experiment, its data read or drawn; `say` takes lines on how that goes.
 
@@ -48,6 +61,10 @@ def open_problem(experiment: Experiment, model: nn.Module, say: Callable[[str], 
     """
     if isinstance(experiment.data, TaskConfig):
         return TaskProblem(experiment, experiment.data, model)
+    if isinstance(experiment.data, SeriesConfig):
+        return SeriesProblem(experiment, experiment.data, model)
+    if isinstance(experiment.data, FastaConfig):
+        return TextProblem(experiment, experiment.data, model, say, load_fasta(experiment.data, say=say))
     return TextProblem(experiment, experiment.data, model, say)
 
 

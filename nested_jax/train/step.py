@@ -1,4 +1,4 @@
-"""One update: cross-entropy per answer, its gradient, the optimizer, and a guard that never applies a bad update."""
+"""One update: a loss (cross-entropy per answer), its gradient, the optimizer, a guard that applies no bad update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ Metrics = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
 """What a model reads and what it should say: "tokens" [B, T + 1], each to be told from those before it, or "inputs" and
 "targets" [B, T]. With "trained" bool [B, T] only those places count; "reset" is handed to the model."""
+Loss = Callable[..., jax.Array]
+"""Of a model, its parameters and a batch, with options that go to the model's `apply`: see `loss`."""
 
 
 class TrainState(NamedTuple):
@@ -39,9 +41,10 @@ class TrainState(NamedTuple):
 
 
 def initial_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first update."""
+    """The state before the first update; a model that reads no tokens has `example_inputs`."""
     key = jax.random.key(seed)
-    params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 1), jnp.int32))["params"]
+    inputs = getattr(model, "example_inputs", jnp.zeros((1, 1), jnp.int32))
+    params = model.init(jax.random.fold_in(key, 0), inputs)["params"]
     return TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.fold_in(key, 1), jnp.int32(-1))
 
 
@@ -73,7 +76,11 @@ def loss(model: nn.Module, params: Any, batch: Batch, **options: Any) -> jax.Arr
 
 
 def make_step(
-    model: nn.Module, optimizer: optax.GradientTransformationExtraArgs, config: OptimizerConfig, steps: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: OptimizerConfig,
+    steps: int,
+    loss: Loss = loss,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The function of one update, to be jitted with the state donated.
 
@@ -82,6 +89,7 @@ def make_step(
       optimizer: from `make_optimizer`.
       config: its config, for the guard and the learning rate that is reported.
       steps: steps of the whole run.
+      loss: what is minimised.
 
     Returns:
       `(state, batch) -> (state, metrics)`. An update whose loss or gradient is not finite, or whose

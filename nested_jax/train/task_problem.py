@@ -12,10 +12,13 @@ from nested_jax.data import Examples, TaskConfig, example_batches
 from nested_jax.evals.scores import scores
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.report import Report
+from nested_jax.train.step import loss
 
 
 class TaskProblem:
     """The answers of a task."""
+
+    loss = staticmethod(loss)
 
     def __init__(self, experiment: Experiment, data: TaskConfig, model: nn.Module):
         self._steps, self._tests = experiment.steps, dict(data.task.tests())

@@ -20,15 +20,24 @@ from nested_jax.train.step import loss
 
 
 class TextProblem:
-    """The next token of a text.
+    """The next token of a text: the one of `data`, or one that is given.
 
     Raises:
       ValueError: if the text is missing or too short, or the model has fewer tokens than its tokenizer.
     """
 
-    def __init__(self, experiment: Experiment, data: TextConfig, model: nn.Module, say: Callable[[str], None]):
+    loss = staticmethod(loss)
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: TextConfig,
+        model: nn.Module,
+        say: Callable[[str], None],
+        text: Text | None = None,
+    ):
         self._experiment, self._model, self._data = experiment, model, data
-        self._text = text = load_text(data, say=say)
+        self._text = text = load_text(data, say=say) if text is None else text
         if experiment.model.vocab_size < text.tokenizer.vocab_size:
             raise ValueError(
                 f"model.vocab_size: expected at least {text.tokenizer.vocab_size}, one per token of "
