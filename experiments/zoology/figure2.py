@@ -35,7 +35,7 @@ RESULT = Published(
 )
 SWEEP = Sweep(
     select="validation/example",
-    differs={"small": "2,000 steps of 64 sequences, one learning rate; see the experiment's docstring"},
+    differs={"small": "1,000 steps of 64 sequences, one learning rate; see the experiment's docstring"},
 )
 ROWS = {
     "attention": Row("Attention", "transformer++"),
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a length with a budget; see the file's docstring."""
     row, part, size = variant(ROWS, arg, PARTS)
     task = replace(zoology_figure2(int(part)), train_examples=20_000, validation_examples=500, test_examples=1_000)
-    steps, batch = 2_000, 64
+    steps, batch = 1_000, 64
     if size == "tiny":
         few = {"train_examples": 16, "validation_examples": 4, "test_examples": 4}
         task, steps, batch = replace(task, vocab_size=600, **few), 20, 4
