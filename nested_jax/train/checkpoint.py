@@ -16,6 +16,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from nested_jax.train.multiprocess import first, verdict
+
 CHECKSUMS = "checksums.json"
 
 
@@ -126,7 +128,7 @@ class Checkpoints:
         if path.is_dir():
             return path
         self._orbax().save_checkpointables(step, {"state": state, "data": dict(data), "config": dict(config)})
-        if jax.process_index() == 0:
+        if first():
             files = sorted(file for file in path.rglob("*") if file.is_file())
             table = {file.relative_to(path).as_posix(): _checksum(file) for file in files}
             temporary = path / f"{CHECKSUMS}.tmp"
@@ -180,7 +182,7 @@ class Checkpoints:
         return self._load(step, {"state": {"params": params}}, partial=True)["state"]["params"]
 
     def _load(self, step: int, wanted: dict[str, Any], partial: bool = False) -> dict[str, Any]:
-        problem = _damage(self.path(step))
+        problem = verdict(lambda: _damage(self.path(step)))
         if problem is None:
             try:
                 if partial:

@@ -20,6 +20,7 @@ from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
 from nested_jax.train.interruption import Interruption
 from nested_jax.train.metrics import Writers, open_writers
+from nested_jax.train.multiprocess import check_same, check_shared, first, from_first, own_copy
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.picture import draw
 from nested_jax.train.problems import Problem, open_model, open_problem, validation_names
@@ -44,6 +45,9 @@ class Run:
       model: takes the place of `open_model(experiment)`; for models with the same calls.
       say: takes each line for people.
 
+    Attributes:
+      interrupted: whether a signal asked `train` to stop, be it too late for that.
+
     Raises:
       ValueError: if the config is out of range.
     """
@@ -60,7 +64,8 @@ class Run:
         self.experiment = experiment
         self.workdir = pathlib.Path(workdir)
         self.model = open_model(experiment) if model is None else model
-        self.say = say
+        self.say = from_first(say)
+        self.interrupted = False
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
         self.description = json.loads(json.dumps(configs.to_dict(experiment)))
 
@@ -85,11 +90,14 @@ class Run:
                 self.say(show(report, self.files()))
                 return report
             with Interruption() as interruption:
-                return self._train(interruption)
+                report = self._train(interruption)
+                self.interrupted = interruption.received is not None
+                return report
 
     def check_config(self) -> None:
         """Raises a `ValueError` if the newest checkpoint belongs to another config (fields in `FREE` may differ)."""
         latest = self.checkpoints.latest
+        check_same(-1 if latest is None else latest, f"the newest checkpoint in {self.checkpoints.directory}")
         if latest is not None:
             stored = self.checkpoints.config(latest)
             mine, theirs = (
@@ -113,7 +121,7 @@ class Run:
             mesh = make_mesh(self.experiment.mesh)
             optimizer = make_optimizer(self.experiment.optimizer, self.experiment.steps)
             state, _ = self.checkpoints.restore(latest, place(self.model, optimizer, self.experiment.seed, mesh))
-            return latest, state.params
+            return latest, own_copy(state.params, mesh)
 
     def files(self) -> dict[str, pathlib.Path]:
         """What the run leaves for people to open."""
@@ -154,7 +162,9 @@ class Run:
             self.say(f"continuing from step {latest} of {experiment.steps}")
         done = latest or 0
         self._open_workdir()
-        writers = open_writers(experiment.writers, self.workdir, done, self.description)
+        writers = Writers(())
+        if first():
+            writers = open_writers(experiment.writers, self.workdir, done, self.description)
         try:
             if latest is None:
                 self.checkpoints.save(0, state, problem.batches.get_state(), self.description)
@@ -177,17 +187,20 @@ class Run:
             return others.restore_params(others.latest, placed.params)
 
     def _open_workdir(self) -> None:
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        temporary = self.workdir / "config.json.tmp"
-        temporary.write_text(json.dumps(self.description, indent=1))
-        temporary.replace(self.workdir / "config.json")
+        if first():
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            temporary = self.workdir / "config.json.tmp"
+            temporary.write_text(json.dumps(self.description, indent=1))
+            temporary.replace(self.workdir / "config.json")
+        check_shared(self.workdir / "config.json")
 
     def _report(self, state: TrainState, problem: Problem, parameters: int) -> Report:
         self.say("evaluating")
-        report = problem.report(state.params, parameters)
+        report = problem.report(own_copy(state.params, make_mesh(self.experiment.mesh)), parameters)
         files = self.files()
-        draw(files["metrics"], files["picture"], {**report.baselines})
-        report.save(self.workdir / "report.json")
+        if first():
+            draw(files["metrics"], files["picture"], {**report.baselines})
+            report.save(self.workdir / "report.json")
         self.say(show(report, files))
         return report
 
@@ -230,7 +243,7 @@ class _Updates:
             self._state, metrics = self._step(self._state, batch)
             self._pending.append((number, {**metrics, **extra}))
 
-            stopping = self._interruption.received
+            stopping = self._interruption.stop_after(number)
             last = number == experiment.steps
             evaluated = last or (experiment.eval_every > 0 and number % experiment.eval_every == 0)
             saved = last or stopping is not None or number % experiment.checkpoint_every == 0
@@ -262,7 +275,7 @@ class _Updates:
         halted = int(self._state.halted)
         validation: dict[str, float] = {}
         if validate and halted < 0:
-            validation = self._problem.validate(self._state.params)
+            validation = self._problem.validate(own_copy(self._state.params, self._mesh))
             fetched[-1] |= validation_names(validation)
         for number, values in zip(numbers, fetched, strict=True):
             if halted < 0 or number <= halted:

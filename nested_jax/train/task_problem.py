@@ -11,7 +11,9 @@ from flax import linen as nn
 from nested_jax.data import Examples, TaskConfig, example_batches
 from nested_jax.evals.scores import scores
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.multiprocess import share
 from nested_jax.train.report import Report
+from nested_jax.train.sharding import make_mesh
 from nested_jax.train.step import loss
 
 
@@ -27,7 +29,7 @@ class TaskProblem:
         self.description = f"{type(data.task).__name__}: {count:,} examples of {length} symbols; tests: " + ", ".join(
             f"{name} ({len(test.inputs):,} of {test.inputs.shape[1]})" for name, test in self._tests.items()
         )
-        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        processes = share(make_mesh(experiment.mesh))
         self.batches = example_batches(train, data, **processes)
         self.tokens_per_step = data.batch_size * length
         self._answer = answerer(model)

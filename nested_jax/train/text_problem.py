@@ -15,7 +15,9 @@ from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import Generator
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.multiprocess import share
 from nested_jax.train.report import Report, excerpt
+from nested_jax.train.sharding import make_mesh
 from nested_jax.train.step import loss
 
 
@@ -45,7 +47,7 @@ class TextProblem:
             )
         self.description = text.description
         self.tokens_per_step = data.batch_size * data.sequence_length
-        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        processes = share(make_mesh(experiment.mesh))
         if data.packed:
             assert text.train_begins is not None
             rows = PackedRows(text.train, text.train_begins, data.sequence_length, model.config.chunk_size)
