@@ -9,7 +9,9 @@ from flax import linen as nn
 
 from nested_jax.data import SeriesConfig, load_series, series_batches
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.multiprocess import share
 from nested_jax.train.report import Report
+from nested_jax.train.sharding import make_mesh
 from nested_jax.train.step import Batch
 
 
@@ -50,7 +52,7 @@ class SeriesProblem:
         self.description = (
             f"{self._series.description}; {data.lookback} steps to horizons (test windows) {', '.join(counts)}"
         )
-        processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        processes = share(make_mesh(experiment.mesh))
         self.batches = series_batches(self._series, data, **processes)
         self.tokens_per_step = data.batch_size * data.lookback
         self._forecast = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs)[0])
