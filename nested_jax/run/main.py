@@ -23,6 +23,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nested_jax.run import processes
+
 DEBUG = "NESTED_JAX_DEBUG"
 
 
@@ -42,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("--config", metavar="FILE.py[:VARIANT]", help="the same")
         if workdir:
             added.add_argument("--workdir", help="directory of the run (default: below runs/, named after the config)")
+        if name in processes.COMMANDS:
+            processes.add_arguments(added)
         return added
 
     command("train", "start a run, or go on with one that was interrupted", workdir=True)
@@ -189,7 +193,7 @@ def run(arguments: Sequence[str]) -> None:
     experiment = configs.load(options.config, overrides)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"config: get_config of {options.config} must return an Experiment, got {type(experiment)}")
-    host.cpu_devices(math.prod(dataclasses.astuple(experiment.mesh)))
+    processes.start(options.command, options, math.prod(dataclasses.astuple(experiment.mesh)))
     host.keep_freed_memory()
     chosen = getattr(options, "workdir", None)
     workdir = pathlib.Path(chosen or default_workdir(options.config, overrides, FREE))
@@ -215,31 +219,45 @@ def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> Non
     workdir = pathlib.Path(options.workdir or usual.with_name(f"{paper}-{usual.name}"))
     if options.command == "sweep":
         first: Any = configs.load(comparison.spec(next(iter(comparison.rows)), comparison.parts[0]), overrides)
-        host.cpu_devices(math.prod(dataclasses.astuple(first.mesh)))
+        processes.start("sweep", options, math.prod(dataclasses.astuple(first.mesh)))
         host.keep_freed_memory()
         sweep(comparison, overrides, workdir, options.seeds, options.rows, options.parts)
     print(f"\n{table(comparison, workdir)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; exit code 0 (done, or interrupted and saved), 1 (training stopped) or 2 (bad input).
+    """Runs the command line.
 
     What the user can put right is printed as one message, without a traceback unless `NESTED_JAX_DEBUG` is set.
+
+    Returns:
+      Exit code 0 (done, or interrupted and saved), 1 (training stopped), 2 (bad input), 3 (another process of the run
+      has stopped) or 130 (interrupted). Of several processes one that fails does not return.
     """
     sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
     try:
-        run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except Exception as error:
+        if not processes.several():
+            raise
+        code = processes.failed(error)
+    return processes.leave(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        run(arguments)
     except (ValueError, OSError) as error:
         if os.environ.get(DEBUG):
             raise
-        print(f"nested-jax: {error}", file=sys.stderr)
+        print(f"nested-jax{processes.name()}: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except Exception as error:
         from nested_jax.train.loop import TrainingStopped
 
         if not isinstance(error, TrainingStopped) or os.environ.get(DEBUG):
             raise
-        print(f"nested-jax: {error}", file=sys.stderr)
+        print(f"nested-jax{processes.name()}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("nested-jax: interrupted", file=sys.stderr)
