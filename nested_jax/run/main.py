@@ -2,7 +2,9 @@
 
 python -m nested_jax train    --config=experiments/quickstart.py
 python -m nested_jax train    --config=experiments/quickstart.py --config.data.path=FILE_OR_DIR --workdir=runs/mine
-python -m nested_jax eval     --config=experiments/quickstart.py --contexts=64,256,1024 --stream=1000000
+python -m nested_jax eval     --config=experiments/quickstart.py --contexts=64,256,1024
+python -m nested_jax eval     --config=experiments/quickstart.py --zero-shot=FOLDER --tasks=lambada,piqa --limit=100
+python -m nested_jax eval     --config=experiments/quickstart.py --questions=niah:single_1,length=1024 --by=depth
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --length=400 --top-p=0.95
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --state-out=FILE
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="class " --state-in=FILE --no-learn
@@ -50,15 +52,28 @@ def parser() -> argparse.ArgumentParser:
 
     command("train", "start a run, or go on with one that was interrupted", workdir=True)
 
-    evaluate = command("eval", "bits per byte of a trained model at several context lengths", workdir=True)
+    about = "bits per byte of a trained model at several context lengths, zero-shot scores, or answers to questions"
+    evaluate = command("eval", about, workdir=True)
     evaluate.add_argument(
         "--contexts", metavar="N,N,...", help="context lengths (default: 1/4, 1, 4 and 16 times the training length)"
     )
     evaluate.add_argument("--bytes", type=int, metavar="N", help="score this many validation bytes (default: all)")
-    evaluate.add_argument(
-        "--stream", type=int, metavar="N", help="instead, read one context of N bytes in constant memory"
+    evaluate.add_argument("--chunk", type=int, default=1024, metavar="N", help="tokens per call when streaming (1024)")
+    instead = evaluate.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--stream", type=int, metavar="N", help="instead, read one context of N tokens in constant memory"
     )
-    evaluate.add_argument("--chunk", type=int, default=1024, metavar="N", help="bytes per call when streaming (1024)")
+    instead.add_argument("--zero-shot", metavar="FOLDER", help="instead, the papers' benchmarks, TASK.jsonl each")
+    instead.add_argument(
+        "--questions",
+        action="append",
+        metavar="NAME[,FIELD=VALUE...]",
+        help="instead, write and score answers: niah:single_1, hash_hop, babilong:qa1, ...; may be given again",
+    )
+    evaluate.add_argument("--tasks", type=_names, metavar="TASK,...", help="benchmarks of the folder (default: all)")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="rows of each benchmark (default: all)")
+    evaluate.add_argument("--count", type=int, metavar="N", help="questions of each kind (default: 100)")
+    evaluate.add_argument("--by", type=_names, metavar="FIELD,...", help="scores by depth, distance, hops, ..., too")
 
     generate = command("generate", "let a trained model continue a prompt", workdir=True)
     prompt = generate.add_mutually_exclusive_group()
@@ -66,11 +81,11 @@ def parser() -> argparse.ArgumentParser:
         "--prompt", action="append", metavar="TEXT", help="text to continue, or several (default: the config's)"
     )
     prompt.add_argument("--prompt-file", metavar="FILE", help="file to continue, of any length")
-    generate.add_argument("--length", type=int, metavar="N", help="bytes to write (default: the config's)")
-    generate.add_argument("--temperature", type=float, help="0 takes the likeliest byte (default: the config's)")
-    generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest bytes")
+    generate.add_argument("--length", type=int, metavar="N", help="tokens to write (default: the config's)")
+    generate.add_argument("--temperature", type=float, help="0 takes the likeliest (default: the config's)")
+    generate.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
     generate.add_argument("--top-p", type=float, metavar="P", help="then among the fewest of probability P together")
-    generate.add_argument("--stop", default="", metavar="CHARACTERS", help="end a text at any of these bytes")
+    generate.add_argument("--stop", default="", metavar="CHARACTERS", help="end a text at any of these")
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--state-in", metavar="FILE", help="go on from this state; then a prompt is not needed")
     generate.add_argument("--state-out", metavar="FILE", help="save the state at the end of the text")
@@ -187,7 +202,7 @@ def run(arguments: Sequence[str]) -> None:
         return _run_table(options, overrides)
 
     from nested_jax import config as configs
-    from nested_jax.run import commands, host
+    from nested_jax.run import commands, evaluate, host
     from nested_jax.train.experiment import FREE, Experiment
 
     experiment = configs.load(options.config, overrides)
@@ -199,7 +214,7 @@ def run(arguments: Sequence[str]) -> None:
     workdir = pathlib.Path(chosen or default_workdir(options.config, overrides, FREE))
     table: dict[str, Callable[[Experiment, pathlib.Path, Any], None]] = {
         "train": commands.train,
-        "eval": commands.evaluate,
+        "eval": evaluate.evaluate,
         "generate": commands.generate,
         "describe": commands.describe,
     }
