@@ -29,6 +29,9 @@ SCRIPTS = [file for file in FOUND if file not in FILES]
 def batch_shapes(data):
     """What a step takes."""
     if isinstance(data, TaskConfig):
+        if hasattr(data.task, "path"):
+            shape = (data.batch_size, data.task.length)
+            return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ("inputs", "targets")}
         small = {name: 4 for name in ("train_examples", "test_examples") if hasattr(data.task, name)}
         shape = (data.batch_size, dataclasses.replace(data.task, **small).train(0).inputs.shape[1])
         types = {"inputs": jnp.int32, "targets": jnp.int32, "trained": jnp.bool_}

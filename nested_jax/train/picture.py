@@ -80,17 +80,22 @@ def _finish(axes: Any, title: str, label: str) -> None:
 
 
 def _loss(axes: Any, records: Records, baselines: Mapping[str, float]) -> None:
-    steps, values = series(records, "bits_per_byte")
+    text = any("bits_per_byte" in record for record in records)
+    steps, values = series(records, "bits_per_byte" if text else "loss")
     axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=0.8, label="training, each step")
     axes.plot(steps, smooth(values), color="tab:blue", label="training, running mean")
-    steps, values = series(records, "validation_bits_per_byte")
-    last = f" (last {values[-1]:.2f})" if values else ""
-    axes.plot(steps, values, "o-", color="tab:orange", markersize=4, label="validation" + last)
+    names = dict.fromkeys(name for record in records for name in record if name.startswith("validation_"))
+    for name in list(names)[:1]:
+        steps, values = series(records, name)
+        last = f" (last {values[-1]:.2f})" if values else ""
+        axes.plot(
+            steps, values, "o-", color="tab:orange", markersize=4, label=name.removesuffix("_bits_per_byte") + last
+        )
     for number, (name, value) in enumerate(baselines.items()):
         style = STYLES[number % len(STYLES)]
         axes.axhline(value, color="0.3", linewidth=1, linestyle=style, label=f"{name} {value:.2f}")
     axes.set_ylim(0, None)
-    _finish(axes, "Loss", "bits per byte")
+    _finish(axes, "Loss", "bits per byte" if text else "loss; of validation the score")
 
 
 def _inner_loss(axes: Any, records: Records) -> None:

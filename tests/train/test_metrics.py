@@ -56,7 +56,13 @@ def test_picture_of_a_run_without_memories(tmp_path):
     writer.scalars(1, {"bits_per_byte": 2.0, "validation_bits_per_byte": 2.1})
     writer.close()
     draw(tmp_path / "m.jsonl", tmp_path / "p.png", {"bigram": 3.5})
-    assert (tmp_path / "p.png").stat().st_size > 1000
+    text = (tmp_path / "p.png").stat().st_size
+    writer = JsonLines(tmp_path / "t.jsonl")
+    writer.scalars(1, {"loss": 2.0, "validation_sequence": 0.5})
+    writer.close()
+    draw(tmp_path / "t.jsonl", tmp_path / "t.svg", {})
+    assert text > 1000
+    assert (tmp_path / "t.svg").stat().st_size > 1000
 
 
 def test_report_survives_the_file_and_sorts_its_table(tmp_path):
