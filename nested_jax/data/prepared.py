@@ -21,20 +21,19 @@ import json
 import os
 import pathlib
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from nested_jax.data.documents import Corpus, Document, read
+from nested_jax.data.pace import Pace, total
 from nested_jax.data.packing import join
 from nested_jax.data.tokenizers import Tokenizer, encode_each
 
 FORMAT = 1
 HALVES = ("train", "validation")
 BLOCK = 1 << 23  # bytes of text between two savings of the progress
-SECONDS = 5.0  # between two lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +192,7 @@ class _Preparation:
         )
         self._progress = self._saved() or self._begin("document")
         if self._progress["next"] != [0, 0]:
-            self._say(f"going on after {_total(self._progress, 'documents'):,} documents")
+            self._say(f"going on after {total(self._progress, 'documents'):,} documents")
         self._write()
         if not self._balanced() and self._progress["split"] == "document":
             self._progress = self._begin("position")
@@ -224,7 +223,7 @@ class _Preparation:
     def _write(self) -> None:
         """Everything from the place where the progress stands."""
         fraction, split = self._identity["validation_fraction"], self._progress["split"]
-        pace = _Pace(self._say, sum(self._corpus.files.values()), self._identity["max_bytes"], self._progress)
+        pace = Pace(self._say, sum(self._corpus.files.values()), self._identity["max_bytes"], self._progress)
         with contextlib.ExitStack() as stack:
             halves = {
                 name: stack.enter_context(_Growing(self._folder / name, self._dtype, self._progress["halves"][name]))
@@ -249,7 +248,7 @@ class _Preparation:
         limit = self._identity["max_bytes"]
         if limit is None:
             return documents
-        return _limited(documents, limit - _total(self._progress, "bytes"))
+        return _limited(documents, limit - total(self._progress, "bytes"))
 
     def _save(self, halves: dict[str, "_Growing"], texts: dict[str, list[str]], last: Document) -> None:
         for name, half in halves.items():
@@ -304,57 +303,6 @@ class _Growing:
         self._state["documents"] += len(documents)
         self._state["bytes"] += size
         self._state["digest"] = chain.hex()
-
-
-class _Pace:
-    """Lines on how a preparation goes, one every few seconds.
-
-    Args:
-      say: takes them.
-      size: bytes of the corpus' files.
-      limit: bytes of text at which it ends, None if there is no such limit.
-      progress: where it begins.
-    """
-
-    def __init__(self, say: Callable[[str], None], size: int, limit: int | None, progress: dict[str, Any]):
-        self._say, self._size, self._limit = say, size, limit
-        self._began = self._said = time.monotonic()
-        self._text, self._first = _total(progress, "bytes"), self._done(progress)
-
-    def _done(self, progress: dict[str, Any]) -> float:
-        text = 0.0 if self._limit is None else _total(progress, "bytes") / self._limit
-        return max(text, progress["read"] / max(self._size, 1))
-
-    def say(self, progress: dict[str, Any]) -> None:
-        """Says a line if the last one is long ago."""
-        now = time.monotonic()
-        if now - self._said < SECONDS:
-            return
-        self._said, seconds = now, now - self._began
-        rate = (_total(progress, "bytes") - self._text) / seconds
-        done = self._done(progress)
-        left = (1 - done) * seconds / max(done - self._first, 1e-9)
-        self._say(
-            f"{_total(progress, 'documents'):,} documents, {_total(progress, 'tokens'):,} tokens, "
-            f"{rate / 1e6:.1f} MB/s, {done:.0%}, {_duration(left)} left"
-        )
-
-
-def _total(progress: dict[str, Any], name: str) -> int:
-    return sum(half[name] for half in progress["halves"].values())
-
-
-def _duration(seconds: float) -> str:
-    """A length of time for people.
-
-    Example:
-      >>> _duration(50), _duration(1000), _duration(10000)
-      ('50 s', '17 min', '2 h 47 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _bytes(text: str) -> int:

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from nested_jax.data import pace
 from nested_jax.data import prepared as module
 from nested_jax.data.documents import find, fraction
 from nested_jax.data.prepared import HALVES, open_prepared, prepare
@@ -201,7 +202,7 @@ def test_few_documents_are_cut_by_position_between_characters(tmp_path):
 def test_max_bytes_takes_the_first_documents_and_cuts_the_last(tmp_path, monkeypatch):
     corpus = lines(tmp_path / "x.jsonl", [f"{i:03d}" * 10 for i in range(50)])
     said = []
-    monkeypatch.setattr(module, "SECONDS", 0)
+    monkeypatch.setattr(pace, "SECONDS", 0)
     monkeypatch.setattr(module, "BLOCK", 100)
     found = run(corpus, Bytes(), tmp_path / "cache", said.append, max_bytes=1000, validation_fraction=0.4)
     assert found.train.bytes + found.validation.bytes == 1000
@@ -213,7 +214,7 @@ def test_max_bytes_takes_the_first_documents_and_cuts_the_last(tmp_path, monkeyp
 
 def test_progress_is_said_in_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 500)
-    monkeypatch.setattr(module, "SECONDS", 0)
+    monkeypatch.setattr(pace, "SECONDS", 0)
     corpus, said = lines(tmp_path / "x.jsonl"), []
     with pytest.raises(KeyboardInterrupt):
         run(corpus, Words(die_at=40), tmp_path / "cache", said.append)
@@ -224,7 +225,7 @@ def test_progress_is_said_in_lines(tmp_path, monkeypatch):
     run(corpus, Words(), tmp_path / "cache", said.append)
     assert said[1].startswith("going on after ")
     assert said[-1].startswith(f"prepared in {tmp_path}/cache/x.jsonl-words-50000-")
-    monkeypatch.setattr(module, "SECONDS", 100)
+    monkeypatch.setattr(pace, "SECONDS", 100)
     said.clear()
     run(corpus, Words(), tmp_path / "other", said.append)
     assert len(said) == 2
