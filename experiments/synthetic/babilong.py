@@ -13,6 +13,8 @@ Differs from BABILong: stories are generated ("babi_gen"; the published files ar
 text around them is RULER's five sentences of noise instead of books (`Babilong(background=PATH)`), there are no
 instructions, and models are trained for the task alone. The papers print figures only, of models that were fine-tuned;
 nothing here compares with them. All rows at "small" have two blocks of width 64 and 190,000 parameters.
+
+Rates, batches and 1,000 steps are guesses of ours; whether they are enough is open until the table is run.
 """
 
 from nested_jax.data import TaskConfig

@@ -11,7 +11,9 @@ that are right to the last byte.
 
 Differs from Magic's benchmark: names of 4 letters instead of 16, texts of 240 characters instead of up to millions, one
 question per text; there are no published numbers at such a size. All rows at "small" have two blocks of width 64 and
-190,000 parameters: two blocks hop twice at most where they do not write down the way.
+190,000 parameters.
+
+Rates, batches and 1,000 steps are guesses of ours; whether they are enough is open until the table is run.
 """
 
 from nested_jax.data import TaskConfig

@@ -14,6 +14,8 @@ All rows at "small" have two blocks of width 64 and 190,000 parameters. The slid
 blocks) sees the needle only where it stands near the end. Titans table 2 asks larger models that were trained on 15
 billion tokens of text and never on needles (`experiments/titans/table2.py`): with it, only the decay with the length
 compares, and only in words.
+
+Rates, batches and 1,000 steps are guesses of ours; whether they are enough is open until the table is run.
 """
 
 from nested_jax.data import TaskConfig

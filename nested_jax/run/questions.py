@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nested_jax import config as configs
 from nested_jax.data import niah
@@ -113,7 +113,7 @@ def score(
         answers = answer(generator, tokenizer, questions, scorer, left or longest + MORE, separator=separator)
         scores = [each.score for each in answers]
         rows.append((name, "", 100 * sum(scores) / count, count))
-        for group in groups if by else ():
+        for group in sorted(groups, key=_order) if by else ():
             said = ", ".join(f"{field} {value}" for field, value in zip(by, group, strict=True))
             own = [
                 one
@@ -122,3 +122,8 @@ def score(
             ]
             rows.append((name, said, 100 * sum(own) / len(own), len(own)))
     return rows
+
+
+def _order(group: tuple[Any, ...]) -> list[tuple[bool, Any]]:
+    """By values, None first."""
+    return [(value is not None, value) for value in group]

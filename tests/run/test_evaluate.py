@@ -152,7 +152,7 @@ def test_scores_by_group(command):
     )
     whole, *groups = (row[1:] for row in rows(printed))
     assert whole == [f"{100 * len(far) / 6:.2f}", "6"]
-    assert sorted(groups) == [["distance 0", "0.00", str(6 - len(far))], ["distance 1", "100.00", str(len(far))]]
+    assert groups == [["distance 0", "0.00", str(6 - len(far))], ["distance 1", "100.00", str(len(far))]]
 
 
 def test_a_task_of_questions_has_the_score_of_what_is_written(command):
@@ -295,7 +295,7 @@ def test_generate_in_words(command, words):
 def test_tokens_that_stop(words):
     tokenizer = load(str(words))
     assert stops(tokenizer, "") == [3]
-    assert stops(tokenizer, "eé") == [1, 3, 4]
+    assert stops(tokenizer, "bé") == [1, 3, 4]
     assert stops(Bytes(), "é") == [0xA9, 0xC3]
 
 
