@@ -20,7 +20,7 @@ from dataclasses import dataclass
 COMMANDS = ("train", "eval")
 COORDINATOR, PROCESSES, PROCESS = "NESTED_JAX_COORDINATOR", "NESTED_JAX_PROCESSES", "NESTED_JAX_PROCESS"
 HEARTBEAT = 30
-LOST = 3  # exit code of a process that stopped because another did
+LOST = 134  # exit code of a process that stops because another did: what the end that JAX itself brings has, too
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 _LOST = re.compile(r"gloo|nccl|peer|coordination service|coordination_service|heartbeat|barrier|distributed", re.I)
