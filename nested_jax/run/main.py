@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What the user can put right is printed as one message, without a traceback unless `NESTED_JAX_DEBUG` is set.
 
     Returns:
-      Exit code 0 (done, or interrupted and saved), 1 (training stopped), 2 (bad input), 3 (another process of the run
+      Exit code 0 (done, or interrupted and saved), 1 (training stopped), 2 (bad input), 134 (another process of the run
       has stopped) or 130 (interrupted). Of several processes one that fails does not return.
     """
     sys.stdout.reconfigure(line_buffering=True)  # pyrefly: ignore[missing-attribute]
