@@ -11,19 +11,9 @@ paper's is Llama 2's; `--config.data.tokenizer=tokenizer.json`), in the sweep's 
 neither hardware nor hours. Mamba, Mamba2, HGRN2, Samba and Gated DeltaNet-H2 have no model here and are published
 numbers only.
 
-A run reports bits per byte; the columns are scored afterwards, zero-shot, over benchmarks in local JSON lines, for
-which `nested_jax.evals.zero_shot.layout()` says what files it wants. Until then a row counts as not run.
-
-    from nested_jax import config
-    from nested_jax.data.tokenizers import load
-    from nested_jax.evals.likelihood import Likelihood
-    from nested_jax.evals.zero_shot import columns, zero_shot
-    from nested_jax.train.loop import Run
-
-    settings = {"data.path": TEXT, "data.tokenizer": "tokenizer.json"}
-    run = Run(config.load("experiments/titans/table1.py:lmm@340m", settings), WORKDIR)
-    _, params = run.restore_params()
-    print(columns(zero_shot(Likelihood(run.model, params, load("tokenizer.json")), FOLDER)))
+With `--config.zero_shot=FOLDER` a run (and a sweep) ends with the columns, zero-shot over benchmarks in local JSON
+lines; what is missing there is said before training, with what each file should hold and where it comes from. Of a run
+that is done, `python -m nested_jax eval --config=experiments/titans/table1.py:lmm@340m --zero-shot=FOLDER` gives them.
 
 Published numbers are as printed. Three averages are not the mean of the eight accuracies: Gated DeltaNet-H2 at 400M
 (47.69, mean 47.80), Titans (LMM) at 400M (47.83, mean 47.87) and TTT at 760M (47.32, mean 49.37, which later papers
@@ -87,6 +77,7 @@ NUMBERS = {
 RESULT = Published(
     source="Titans, arXiv 2501.00663, table 1 (15B tokens at 340M and 400M, 30B at 760M)",
     columns=COLUMNS,
+    measured={column: column for column in COLUMNS},
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
 )
 

@@ -265,19 +265,34 @@ def zero_shot(
     References:
       Templates and metrics: EleutherAI/lm-evaluation-harness 0.4.13, zero-shot.
     """
-    chosen = tuple(TEMPLATES) if tasks is None else tuple(tasks)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected None or at least 1, got {limit}")
+    read = {task: [*_items(path, TEMPLATES[task], limit)] for task, path in files(directory, tasks).items()}
+    return {task: {**_metrics(likelihood, task, items), "count": len(items)} for task, items in read.items()}
+
+
+def files(directory: str | pathlib.Path, tasks: Sequence[str] | None = None) -> dict[str, pathlib.Path]:
+    """Where the rows of each task are.
+
+    Args:
+      directory: with a file `TASK.jsonl` for each.
+      tasks: names of `TEMPLATES`; None for all.
+
+    Returns:
+      Task → file.
+
+    Raises:
+      ValueError: if a task is unknown or a file is missing; then it says what the file should hold.
+    """
+    chosen, folder = tuple(TEMPLATES if tasks is None else tasks), pathlib.Path(directory).expanduser()
     for task in chosen:
         if task not in TEMPLATES:
             raise ValueError(f"tasks: expected names among {list(TEMPLATES)}, got {task!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected None or at least 1, got {limit}")
-    folder = pathlib.Path(directory).expanduser()
     missing = [task for task in chosen if not (folder / f"{task}.jsonl").is_file()]
     if missing:
         names = ", ".join(f"{task}.jsonl" for task in missing)
         raise ValueError(f"directory: no {names} in {folder}. {layout(missing)}")
-    read = {task: [*_items(folder / f"{task}.jsonl", TEMPLATES[task], limit)] for task in chosen}
-    return {task: {**_metrics(likelihood, task, items), "count": len(items)} for task, items in read.items()}
+    return {task: folder / f"{task}.jsonl" for task in chosen}
 
 
 def columns(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

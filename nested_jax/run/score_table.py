@@ -62,17 +62,19 @@ def split(metric: str) -> tuple[str, str]:
 
 
 def chosen(records: Sequence[Record], select: str) -> Settings:
-    """The settings with the greatest median of a metric over the seeds, the first of equals; "a+b" is a sum.
+    """The settings with the greatest median of a metric over the seeds, the first of equals.
 
-    Runs that had to stop count as less than any number.
+    "a+b" is a sum, "-a" asks for the least. Runs without it, as those that had to stop, count as
+    less than any number.
     """
+    sign, names = (-1, select[1:].split("+")) if select.startswith("-") else (1, select.split("+"))
     groups: dict[Settings, list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(sorted(record.settings.items())), []).append(record)
 
     def median(settings: Settings) -> float:
         values = [
-            sum(record.metrics[name] for name in select.split("+")) if record.metrics else -float("inf")
+            sign * sum(record.metrics[name] for name in names) if set(names) <= set(record.metrics) else -float("inf")
             for record in groups[settings]
         ]
         return statistics.median_low(values)
@@ -105,8 +107,11 @@ def _cells(comparison: Comparison, row: str, records: Sequence[Record], select: 
             continue
         settings = chosen(own, select)
         same = [record for record in own if tuple(sorted(record.settings.items())) == settings]
-        values = tuple(comparison.published.unit * record.metrics[metric] for record in same if record.metrics)
-        cells[column] = Cell(published.get(column), values, settings, len(same) - len(values), same[0])
+        values = tuple(
+            comparison.published.unit * record.metrics[metric] for record in same if metric in record.metrics
+        )
+        stopped = sum(bool(record.stopped) for record in same)
+        cells[column] = Cell(published.get(column), values, settings, stopped, same[0])
     return cells
 
 

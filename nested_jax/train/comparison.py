@@ -55,7 +55,7 @@ class Sweep:
       seeds: of parameters and data.
       grid: field of the config → values that are tried, as on a command line; every combination is a run of each seed.
       select: metric by which a combination is chosen, on data that is no test: the one with the greatest median over
-        the seeds.
+        the seeds; with a "-" before it the least.
       select_published: the metric of the published protocol, where that one chooses by test data; several joined by "+"
         are added. The table then shows both.
       differs: size → in which the runs differ from the paper, in words.
@@ -63,7 +63,7 @@ class Sweep:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     grid: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    select: str = "bits_per_byte"
+    select: str = "-bits_per_byte"
     select_published: str | None = None
     differs: Mapping[str, str] = field(default_factory=dict)
 

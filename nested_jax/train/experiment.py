@@ -64,6 +64,8 @@ class Experiment:
         takes all.
       checkpoint_every: steps between checkpoints; there is one at step 0 and one at the end, too.
       keep: latest checkpoints that are kept, ≥ 1.
+      zero_shot: folder of benchmarks in JSON lines that the trained model is scored on, see
+        `nested_jax.evals.zero_shot`; None for none.
       writers: where metrics go besides metrics.jsonl: any of "tensorboard" and "wandb".
       sample: the text shown at the end.
     """
@@ -81,6 +83,7 @@ class Experiment:
     final_bytes: int | None = None
     checkpoint_every: int = 100
     keep: int = 3
+    zero_shot: str | None = None
     writers: tuple[str, ...] = ()
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -126,6 +129,7 @@ FREE = (
     "final_bytes",
     "checkpoint_every",
     "keep",
+    "zero_shot",
     "writers",
     "sample",
 )

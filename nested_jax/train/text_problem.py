@@ -14,6 +14,8 @@ from nested_jax.data import Bytes, PackedRows, Text, TextConfig, batches, load_t
 from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import Generator
+from nested_jax.evals.likelihood import Likelihood
+from nested_jax.evals.zero_shot import columns, files, table_columns, zero_shot
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.multiprocess import share
 from nested_jax.train.report import Report, excerpt
@@ -45,6 +47,8 @@ class TextProblem:
                 f"model.vocab_size: expected at least {text.tokenizer.vocab_size}, one per token of "
                 f"{text.tokenizer.name}, got {experiment.model.vocab_size}"
             )
+        if experiment.zero_shot is not None:
+            files(experiment.zero_shot)  # what is missing is said before training, not after
         self.description = text.description
         self.tokens_per_step = data.batch_size * data.sequence_length
         processes = share(make_mesh(experiment.mesh))
@@ -77,12 +81,20 @@ class TextProblem:
             steps=experiment.steps,
             tokens=self.tokens_per_step,
             parameters=parameters,
-            metrics={"bits_per_byte": bits},
+            metrics={"bits_per_byte": bits, **self._zero_shot(params)},
             scored=f"{scored:,} validation {unit} (context {self._data.sequence_length})",
             baselines=baselines,
             sample=self._sample(params),
             data=self.description,
         )
+
+    def _zero_shot(self, params: Any) -> dict[str, float]:
+        """What the papers' tables print, by column; accuracies in percent."""
+        folder = self._experiment.zero_shot
+        if folder is None:
+            return {}
+        found = columns(zero_shot(Likelihood(self._model, params, self._text.tokenizer), folder))
+        return {column: found[heading] for column, heading in table_columns().items() if heading in found}
 
     def _sample(self, params: Any) -> str:
         sample, tokenizer = self._experiment.sample, self._text.tokenizer

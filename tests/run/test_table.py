@@ -157,6 +157,14 @@ def test_a_run_that_stopped_is_never_chosen(scored):
     assert score_table.chosen([*lost, *kept], "validation/sequence") == (("optimizer.learning_rate", "1e-3"),)
 
 
+def test_the_least_can_be_asked_for_and_what_a_run_does_not_measure_is_not_run(scored):
+    one = [record for record in scored if record.row == "one"]
+    assert score_table.chosen(one, "-validation/sequence") == (("optimizer.learning_rate", "1e-3"),)
+    bare = [dataclasses.replace(record, metrics={"validation/sequence": 1.0}) for record in one]
+    cells = score_table.lines(SCORES, bare)[0].cells
+    assert (cells["a0"].values, cells["a0"].diverged) == ((), 0)
+
+
 def test_scores_are_laid_out(scored):
     laid = lay(SCORES, scored)
     rows = [list(row) for row in laid.rows]

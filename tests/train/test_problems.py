@@ -12,8 +12,10 @@ import pytest
 from flax import linen as nn
 
 from nested_jax.data import TaskConfig, TextConfig, example_batches, examples, load_text
+from nested_jax.evals import zero_shot
 from nested_jax.evals.bits_per_byte import nats
 from nested_jax.models import ModelConfig
+from nested_jax.train import text_problem
 from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import train
 from nested_jax.train.metrics import read
@@ -185,6 +187,21 @@ def test_packed_documents_are_learned_and_nothing_between_them(tmp_path):
     count = int(report.scored.split()[0].replace(",", ""))
     assert count == int(np.diff(begins).sum()) - (len(begins) - 1)
     assert set(next(problem.batches)) == {"tokens", "reset", "trained"}
+
+
+def test_zero_shot_columns_end_a_run_and_missing_files_are_named_before_it(tmp_path, monkeypatch):
+    experiment = dataclasses.replace(text_experiment(tmp_path), zero_shot=str(tmp_path))
+    with pytest.raises(ValueError, match=r"directory: no wikitext\.jsonl, lambada\.jsonl, .*boolq\.jsonl in"):
+        train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+    for task in zero_shot.TEMPLATES:
+        (tmp_path / f"{task}.jsonl").touch()
+    found = {task: dict.fromkeys(template.columns.values(), 0.25) for task, template in zero_shot.TEMPLATES.items()}
+    monkeypatch.setattr(text_problem, "Likelihood", lambda *_: None)
+    monkeypatch.setattr(text_problem, "zero_shot", lambda likelihood, folder: found)
+    report = train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+    assert list(report.metrics) == ["bits_per_byte", *zero_shot.table_columns()]
+    assert report.metrics["piqa/acc"] == report.metrics["average"] == 25
+    assert report.metrics["lambada/perplexity"] == 0.25
 
 
 def test_bits_are_per_byte_whatever_a_token_is(tmp_path):
