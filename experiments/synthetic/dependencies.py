@@ -26,7 +26,6 @@ All rows at "small" have two blocks of width 64 and 190,000 parameters.
 Rates, batches and 1,000 steps are guesses of ours; whether they are enough is open until the table is run.
 """
 
-from nested_jax.data import TaskConfig
 from nested_jax.data.code_dependencies import CodeDependencies
 from nested_jax.data.dependencies import Programs
 from nested_jax.data.documents import find, fraction
@@ -34,6 +33,7 @@ from nested_jax.data.question_task import QuestionTask
 from nested_jax.train.comparison import Published, Row, Sweep, variant
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.protocols import on_task
 
 PARTS = {"values": "value", "names": "name", "code": "code"}
 TRAINED, TESTED = (0, 1, 2, 3), {"values": (0, 1, 2, 3, 4), "names": (0, 1, 2, 3, 4), "code": (0, 1)}
@@ -94,13 +94,6 @@ def get_config(arg: str = "") -> Experiment:
     row, part, size = variant(ROWS, arg, PARTS)
     steps, batch = (10, 2) if size == "tiny" else (1000, 16)
     questions = code(size) if part == "code" else programs(part, size)
-    return Experiment(
-        model=ROWS[row].model(size, vocab_size=questions.vocab_size),
-        data=TaskConfig(task=questions, batch_size=batch),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01),
-        steps=steps,
-        log_every=max(steps // 10, 1),
-        eval_every=0,
-        checkpoint_every=max(steps // 4, 1),
-        keep=1,
-    )
+    model = ROWS[row].model(size, vocab_size=questions.vocab_size)
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01)
+    return on_task(model, questions, steps=steps, batch_size=batch, optimizer=optimizer)

@@ -16,12 +16,12 @@ question per text; there are no published numbers at such a size. All rows at "s
 Rates, batches and 1,000 steps are guesses of ours; whether they are enough is open until the table is run.
 """
 
-from nested_jax.data import TaskConfig
 from nested_jax.data.hash_hop import HashHop
 from nested_jax.data.question_task import QuestionTask
-from nested_jax.train.comparison import Published, Row, Sweep, variant
+from nested_jax.train.comparison import Published, Sweep, variant
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import OptimizerConfig
+from nested_jax.train.protocols import RECALL_ROWS, on_task
 
 PARTS = {"direct": "last name", "chain": "all names"}
 TRAINED, TESTED = (1, 2, 3), (1, 2, 3, 4)
@@ -34,14 +34,7 @@ RESULT = Published(
     unit=100,
 )
 SWEEP = Sweep(seeds=(0, 1, 2), grid={"optimizer.learning_rate": ("3e-3", "1e-3")}, select="validation/sequence")
-ROWS = {
-    "lmm": Row("Titans LMM", "titans-lmm"),
-    "mag": Row("Titans MAG", "titans-mag"),
-    "deltanet": Row("DeltaNet", "deltanet"),
-    "gated-deltanet": Row("Gated DeltaNet", "gated-deltanet"),
-    "transformer++": Row("Transformer++", "transformer++"),
-    "sliding-window": Row("Sliding-window attention", "sliding-window"),
-}
+ROWS = RECALL_ROWS
 
 
 def task(part: str, size: str) -> QuestionTask:
@@ -62,13 +55,6 @@ def get_config(arg: str = "") -> Experiment:
     row, part, size = variant(ROWS, arg, PARTS)
     steps, batch = (10, 2) if size == "tiny" else (1000, 16)
     questions = task(part, size)
-    return Experiment(
-        model=ROWS[row].model(size, vocab_size=questions.vocab_size),
-        data=TaskConfig(task=questions, batch_size=batch),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01),
-        steps=steps,
-        log_every=max(steps // 10, 1),
-        eval_every=0,
-        checkpoint_every=max(steps // 4, 1),
-        keep=1,
-    )
+    model = ROWS[row].model(size, vocab_size=questions.vocab_size)
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01)
+    return on_task(model, questions, steps=steps, batch_size=batch, optimizer=optimizer)

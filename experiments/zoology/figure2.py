@@ -17,11 +17,11 @@ rate.
 
 from dataclasses import replace
 
-from nested_jax.data import TaskConfig
 from nested_jax.data.mqar import zoology_figure2
 from nested_jax.train.comparison import Published, Row, Sweep, variant
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
+from nested_jax.train.protocols import on_task
 
 PARTS = {
     length: f"{length} symbols, {pairs} pairs" for length, pairs in (("64", 4), ("128", 8), ("256", 16), ("512", 64))
@@ -55,18 +55,10 @@ def get_config(arg: str = "") -> Experiment:
         few = {"train_examples": 16, "validation_examples": 4, "test_examples": 4}
         task, steps, batch = replace(task, vocab_size=600, **few), 20, 4
     model = ROWS[row].model("tiny" if size == "tiny" else "small", vocab_size=task.vocab_size, expansion=1 / 8)
-    return Experiment(
-        model=model,
-        data=TaskConfig(task=task, batch_size=batch),
-        optimizer=OptimizerConfig(
-            learning_rate=3e-3,
-            warmup=steps // 20,
-            weight_decay=0.1,
-            groups=(Group(parameters="embedding|scale|bias|convolve|gates|initial", weight_decay=0.0),),
-        ),
-        steps=steps,
-        log_every=max(steps // 10, 1),
-        eval_every=0,
-        checkpoint_every=max(steps // 4, 1),
-        keep=1,
+    optimizer = OptimizerConfig(
+        learning_rate=3e-3,
+        warmup=steps // 20,
+        weight_decay=0.1,
+        groups=(Group(parameters="embedding|scale|bias|convolve|gates|initial", weight_decay=0.0),),
     )
+    return on_task(model, task, steps=steps, batch_size=batch, optimizer=optimizer)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from nested_jax.data import TaskConfig
+from nested_jax.data import Task, TaskConfig
 from nested_jax.data.mad import baseline
 from nested_jax.models import AutoEncoderConfig, ModelConfig
 from nested_jax.train.comparison import Row, Sweep, variant
@@ -30,7 +30,29 @@ MAD_SWEEP = Sweep(
         "170m": "baseline settings alone: a score of the benchmark is a mean over settings of growing difficulty",
     },
 )
+RECALL_ROWS = {
+    "lmm": Row("Titans LMM", "titans-lmm"),
+    "mag": Row("Titans MAG", "titans-mag"),
+    "deltanet": Row("DeltaNet", "deltanet"),
+    "gated-deltanet": Row("Gated DeltaNet", "gated-deltanet"),
+    "transformer++": Row("Transformer++", "transformer++"),
+    "sliding-window": Row("Sliding-window attention", "sliding-window"),
+}
 UNDECAYED = "embedding|scale|bias|gates|initial|coefficients"
+
+
+def on_task(model: ModelConfig, task: Task, *, steps: int, batch_size: int, optimizer: OptimizerConfig) -> Experiment:
+    """A model on a task, to the end in one go: ten lines of progress, four checkpoints, tests at the end."""
+    return Experiment(
+        model=model,
+        data=TaskConfig(task=task, batch_size=batch_size),
+        optimizer=optimizer,
+        steps=steps,
+        log_every=max(steps // 10, 1),
+        eval_every=0,
+        checkpoint_every=max(steps // 4, 1),
+        keep=1,
+    )
 
 
 def mad(rows: Mapping[str, Row], arg: str) -> Experiment:
@@ -56,9 +78,11 @@ def mad(rows: Mapping[str, Row], arg: str) -> Experiment:
         task = replace(task, **few, copies=min(task.copies, 3), length=16)
     shape: dict[str, Any] = {"vocab_size": task.vocab_size, "layers": 2, "expansion": 8 / 3}
     model = rows[row].model("tiny", **shape) if size == "tiny" else rows[row].model("small", dim=128, **shape)
-    return Experiment(
-        model=AutoEncoderConfig(**_fields(model)) if part == "compression" else model,
-        data=TaskConfig(task=task, batch_size=batch),
+    return on_task(
+        AutoEncoderConfig(**_fields(model)) if part == "compression" else model,
+        task,
+        steps=steps,
+        batch_size=batch,
         optimizer=OptimizerConfig(
             rule="optax.adam",
             arguments={"b1": 0.9, "b2": 0.98},
@@ -67,11 +91,6 @@ def mad(rows: Mapping[str, Row], arg: str) -> Experiment:
             final=1e-6 / 5e-4,
             groups=(Group(parameters=UNDECAYED, weight_decay=0.0),),
         ),
-        steps=steps,
-        log_every=max(steps // 10, 1),
-        eval_every=0,
-        checkpoint_every=max(steps // 4, 1),
-        keep=1,
     )
 
 
