@@ -85,6 +85,8 @@ def cells(line: Line) -> list[str]:
 def notes(comparison: Comparison) -> list[str]:
     """What the numbers are."""
     published, rows = comparison.published, comparison.rows
+    if not published.values:
+        return [f"{published.source}; bits per byte, changes seed by seed, against {rows[comparison.base('')].title}"]
     what = next(iter(published.columns.values()))
     found = [
         f"published: {published.source}; {what}; changes are of its logarithm, against "
