@@ -20,6 +20,7 @@ from dataclasses import dataclass
 COMMANDS = ("train", "eval")
 COORDINATOR, PROCESSES, PROCESS = "NESTED_JAX_COORDINATOR", "NESTED_JAX_PROCESSES", "NESTED_JAX_PROCESS"
 HEARTBEAT = 30
+JOIN = 300  # seconds, after which JAX ends a process that is still alone
 LOST = 134  # exit code of a process that stops because another did: what the end that JAX itself brings has, too
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
@@ -161,9 +162,14 @@ def start(command: str, options: argparse.Namespace, devices: int) -> None:
         host.cpu_devices(devices // count)
     if said is None and there is None:
         return
-    timeouts = {"heartbeat_timeout_seconds": HEARTBEAT}
+    timeouts = {"initialization_timeout": JOIN, "heartbeat_timeout_seconds": HEARTBEAT}
     try:
         if said is not None:
+            print(
+                f"nested-jax: process {said.index} of {said.count} waits {JOIN} s at most for the others, who meet at "
+                f"{said.coordinator}",
+                file=sys.stderr,
+            )
             jax.distributed.initialize(
                 said.coordinator, said.count, said.index, cluster_detection_method="deactivate", **timeouts
             )

@@ -174,9 +174,8 @@ def test_a_pod_that_is_asked_to_stop_passes_it_on_and_is_started_again(tmp_path,
     _, train = container()
     python = tmp_path / "python"
     report = f"touch {tmp_path}/report.json;" if finishes else ""
-    python.write_text(
-        f"#!/bin/bash\ntrap '{report} echo saved; exit 0' TERM\necho ready\nwhile :; do sleep 0.05; done\n"
-    )
+    trap = f"trap 'sleep 0.3; {report} echo saved; exit 0' TERM"
+    python.write_text(f"#!/bin/bash\n{trap}\necho ready\nwhile :; do sleep 0.05; done\n")
     python.chmod(0o755)
     script = train["args"][0].replace("WORKDIR", str(tmp_path))
     pod = subprocess.Popen(
@@ -187,6 +186,7 @@ def test_a_pod_that_is_asked_to_stop_passes_it_on_and_is_started_again(tmp_path,
     )
     with pod:
         assert pod.stdout.readline() == "ready\n"
+        time.sleep(0.2)  # until the shell waits
         pod.send_signal(signal.SIGTERM)
         assert pod.stdout.read() == "saved\n"
     assert pod.returncode == code
@@ -259,10 +259,8 @@ def test_they_die_as_one(local, monkeypatch, capsys):
 
 
 def test_a_signal_reaches_all(local, monkeypatch, tmp_path):
-    waiting = (
-        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); open(f'{tmp_path}/{{rank}}', 'w'); time.sleep(30)"
-    )
-    both = group(local, monkeypatch, RANK + waiting)
+    ready = f"open(f'{tmp_path}/{{rank}}', 'w').close(); time.sleep(10); sys.exit(1)"
+    both = group(local, monkeypatch, RANK + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); " + ready)
     until = time.monotonic() + 20
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
         time.sleep(0.02)

@@ -13,6 +13,7 @@ from nested_jax.run.processes import Found, Given, found, given
 
 SET = {"NESTED_JAX_COORDINATOR": "10.0.0.1:8476", "NESTED_JAX_PROCESSES": "4", "NESTED_JAX_PROCESS": "3"}
 STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+TIMEOUTS = {"initialization_timeout": 300, "heartbeat_timeout_seconds": 30}
 
 
 def test_options_win_over_variables():
@@ -100,19 +101,19 @@ def test_alone_nothing_is_started(recorded):
     assert recorded == [8]
 
 
-def test_told_which_it_is_a_process_joins_and_looks_no_further(recorded, monkeypatch):
+def test_told_which_it_is_a_process_joins_and_looks_no_further(recorded, monkeypatch, capsys):
     for variable, value in {**STEP, "SLURM_NTASKS": "2"}.items():
         monkeypatch.setenv(variable, value)
     start(coordinator="a:1", processes="4", process="3")
-    heartbeat = {"heartbeat_timeout_seconds": processes.HEARTBEAT}
-    assert recorded == [2, (("a:1", 4, 3), {"cluster_detection_method": "deactivate", **heartbeat})]
+    assert recorded == [2, (("a:1", 4, 3), {"cluster_detection_method": "deactivate", **TIMEOUTS})]
+    assert "process 3 of 4 waits 300 s at most for the others, who meet at a:1" in capsys.readouterr().err
 
 
 def test_under_slurm_jax_finds_the_others(recorded, monkeypatch):
     for variable, value in {**STEP, "SLURM_NTASKS": "2"}.items():
         monkeypatch.setenv(variable, value)
     start()
-    assert recorded == [4, ((), {"heartbeat_timeout_seconds": processes.HEARTBEAT})]
+    assert recorded == [4, ((), TIMEOUTS)]
     recorded.clear()
     monkeypatch.setenv("NESTED_JAX_PROCESSES", "1")
     start()
@@ -170,13 +171,13 @@ def test_a_broken_connection_is_another_process_that_stopped():
 
 LEAVE = """
 import atexit, importlib.util, sys, types
-sys.modules["jax"] = types.SimpleNamespace(
-    distributed=types.SimpleNamespace(is_initialized=lambda: {joined}, shutdown=lambda: print("with the others", flush=True))
-)
+say = lambda line: print(line, flush=True)
+distributed = types.SimpleNamespace(is_initialized=lambda: {joined}, shutdown=lambda: say("with the others"))
+sys.modules["jax"] = types.SimpleNamespace(distributed=distributed)
 spec = importlib.util.spec_from_file_location("processes", {path!r})
 sys.modules["processes"] = processes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(processes)
-atexit.register(print, "in the usual way", flush=True)
+atexit.register(say, "in the usual way")
 sys.exit(processes.leave({code}))
 """
 
