@@ -114,7 +114,11 @@ def test_a_state_of_other_data_is_refused(change, message):
 @pytest.mark.parametrize(
     ("tokens", "arguments", "message"),
     [
-        (TOKENS[:8], {}, r"tokens: expected unsigned integers \[N\] with N >= sequence_length \+ 1 = 9, got uint8 \[8\]"),
+        (
+            TOKENS[:8],
+            {},
+            r"tokens: expected unsigned integers \[N\] with N >= sequence_length \+ 1 = 9, got uint8 \[8\]",
+        ),
         (TOKENS.astype(np.int32), {}, r"got int32 \[1000\]"),
         (TOKENS[None], {}, r"got uint8 \[1, 1000\]"),
         (TOKENS, {"process_count": 3}, "batch_size=4, process_index=0, process_count=3"),
