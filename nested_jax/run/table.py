@@ -111,7 +111,9 @@ def _measured(comparison: Comparison, records: Sequence[Record]) -> list[str]:
         return ", ".join(map(str, dict.fromkeys(values)))
 
     sizes = [record.parameters for record in records if record.parameters]
-    budget = among([f"{record.steps:,} steps of {record.tokens:,} tokens" for record in records if record.tokens])
+    tokens = sorted({record.tokens for record in records if record.tokens}) or [0]
+    read = f"{tokens[0]:,}" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,}"
+    budget = f"{among([f'{record.steps:,}' for record in records])} steps of {read} tokens"
     packages = among([", ".join(f"{k} {v}" for k, v in record.versions.items()) for record in records])
     seconds = statistics.median(record.seconds for record in records)
     found = [
@@ -156,12 +158,16 @@ def picture(laid: Laid, output: pathlib.Path, columns: int = 6) -> None:
         axes.barh(places, [value or 0 for value in panel.published], color="0.8", height=0.7, label="published")
         points = [(value, place) for place, values in zip(places, panel.ours, strict=True) for value in values]
         if points:
-            axes.plot(*zip(*points, strict=True), "o", color="tab:blue", markersize=5, alpha=0.7, label="here, a seed")
+            drawn = list(zip(*points, strict=True))
+            axes.plot(*drawn, "o", color="tab:blue", markersize=5, alpha=0.7, clip_on=False, label="here, a seed")
         axes.axvline(0, color="0.3", linewidth=1)
         axes.set_yticks(list(places), panel.rows)
         axes.set_title(panel.title, fontsize=9)
         axes.grid(alpha=0.25, axis="x")
     grid.flat[0].invert_yaxis()
-    grid.flat[0].legend(fontsize=8)
+    handles = {
+        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(laid.title, fontsize=10)
     figure.savefig(output, dpi=100)
