@@ -5,8 +5,9 @@
 
 A cell is a memory that reads and writes so many tokens one by one (`SlotMemory.scan`, forward). "all" attends to all
 slots and writes to all; "best 16" keeps to 16 of them (`top_k`), "search" is what that cannot do without: the scores of
-all keys, the best 16 of them, and the fading of all scales. Seconds are medians over interleaved rounds. §8 says
-N (d_k + w) per level and token: slopes of log time and log bytes over the last three points stand beside the table.
+all keys for a query and a write key, the best 16 of each, and the fading of all scales. Seconds are medians over
+interleaved rounds. §8 says N (d_k + w) per level and token: slopes of log time and log bytes over the last three points
+stand beside the table.
 """
 
 import argparse
@@ -55,7 +56,8 @@ def compiled(cell: Cell, tokens: int) -> Compiled:
 
     def search(params: Any, inputs: jax.Array) -> Any:
         def token(levels: tuple, query: jax.Array):
-            addresses = [level.attend(state, query) for level, state in zip(slots.levels, levels, strict=True)]
+            pairs = zip(slots.levels, levels, strict=True)
+            addresses = [level.search(state, vector) for level, state in pairs for vector in (query, -query)]
             faded = (state._replace(keys=store.scaled(state.keys, 0.99)) for state in levels)
             return tuple(faded), addresses
 

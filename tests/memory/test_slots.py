@@ -242,6 +242,35 @@ def test_all_slots_are_the_best_of_many(content):
 
 @double
 @pytest.mark.parametrize("content", [slow(1.0), 0.6, slow(0.0)])
+def test_a_token_gathers_once_what_its_four_steps_gather_one_by_one(content):
+    level = Level(9, 6, decay=0.1, content=content, top_k=3)
+    part = weights(SlotMemory((level,), key_dim=4, event_dim=6, context_dim=7), scale=2.0)["level0"]
+    draw = np.random.default_rng(0)
+
+    def steps(part, query, inputs):
+        state = level.start(part, chunked=False)
+        for x in inputs:
+            event = level.event(part, x)
+            read, written = level.attend(state, query), level.place(state, event.key)
+            context, state = level.read(state, read), level.write(state, read, written, event)
+        return context, state
+
+    def token(part, query, inputs):
+        state = level.start(part, chunked=False)
+        for x in inputs:
+            context, state = level.token(state, query, level.event(part, x))
+        return context, state
+
+    arguments = part, jnp.asarray(draw.normal(size=4)), jnp.asarray(draw.normal(size=(2, part["event"].shape[0])))
+    found = [jax.jit(run)(*arguments) for run in (steps, token)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), *found)
+    loss = lambda run: jax.jit(jax.grad(lambda *given: jnp.sum(jnp.sin(run(*given)[0])), argnums=(0, 1, 2)))
+    gradients = [loss(run)(*arguments) for run in (steps, token)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), *gradients)
+
+
+@double
+@pytest.mark.parametrize("content", [slow(1.0), 0.6, slow(0.0)])
 def test_few_slots_of_many(content):
     """A loop that fades every slot and writes only where it may, against one that touches the chosen slots alone."""
     level = Level(50, 6, decay=0.1, content=content, top_k=3)

@@ -171,28 +171,43 @@ class Level:
         Returns:
           All slots, or the `top_k` of the largest weights, by an exact search (`jax.lax.top_k`) over N scores.
         """
-        keys, scale = state.keys.codes.astype(vector.dtype), state.keys.scale
-        if state.frozen is not None:
-            keys, scale = state.frozen, jnp.ones_like(scale)
-        query = vector / math.sqrt(keys.shape[-1])
-        if self.top_k is None:
-            return Address(jax.nn.softmax((keys @ query) * scale), None)
-        index = jax.lax.top_k(jax.lax.stop_gradient((keys @ query) * scale), self.top_k)[1]
-        return Address(jax.nn.softmax((keys[index] @ query) * scale[index]), index)
+        if self.top_k is not None:
+            index = self.search(state, vector)
+            return Address(_near(store.take(state.keys, index), vector), index)
+        keys = state.keys if state.frozen is None else Rows(state.frozen, jnp.ones_like(state.keys.scale))
+        return Address(_near(keys, vector), None)
+
+    def search(self, state: LevelState, vector: jax.Array) -> jax.Array:
+        """The `top_k` slots whose keys are best for a vector [d_k], int [top_k]: exact, over N scores."""
+        assert self.top_k is not None
+        scores = (state.keys.codes.astype(vector.dtype) @ vector) * state.keys.scale
+        return jax.lax.top_k(jax.lax.stop_gradient(scores), self.top_k)[1]
 
     def read(self, state: LevelState, address: Address) -> jax.Array:
         """c = α^T M (§3.3), [w]."""
         return address.weights @ store.decode(store.take(state.values, address.index))
 
-    def read_and_write(
-        self, state: LevelState, read: Address, written: Address, event: Event
-    ) -> tuple[jax.Array, LevelState]:
-        """`read`, then `write`. Where both ask for a few slots their values are gathered once, and none is copied."""
-        if read.index is None or written.index is None:
+    def token(self, state: LevelState, query: jax.Array, event: Event) -> tuple[jax.Array, LevelState]:
+        """What a token reads, [w], and the level after it: `attend`, `read`, `place` and `write`.
+
+        With `top_k` the rows of both addresses are gathered once: beside the search and the fading of scales nothing
+        then depends on N, as XLA puts the new rows in the place of the old ones.
+        """
+        if self.top_k is None:
+            read, written = self.attend(state, query), self.place(state, event.key)
             return self.read(state, read), self.write(state, read, written, event)
-        both = store.take(state.values, jnp.concatenate([read.index, written.index]))
-        first, second = (jax.tree.map(lambda x, part=part: x[part], both) for part in _halves(read.index.shape[0]))
-        return read.weights @ store.decode(first), self.write(state, read, written, event, second)
+        near = [self.search(state, vector) for vector in ([query, event.key] if self.content > 0 else [query])]
+        oldest = [] if state.usage is None else [jnp.argmin(state.usage)[None]]
+        asked, count = jnp.concatenate([*near, *oldest]), self.top_k
+        keys, values = (store.take(rows, asked) for rows in (state.keys, state.values))
+        read = Address(_near(_part(keys, slice(count)), query), near[0])
+        written, behind = Address(jnp.ones_like(keys.scale[:1]), asked[count:]), slice(count, None)
+        if self.content > 0:
+            written = Address(_near(_part(keys, slice(count, 2 * count)), event.key), near[1])
+        if oldest and self.content > 0:
+            written = self._with_oldest(written, oldest[0][0], state.keys.scale.shape[0])
+        context = read.weights @ store.decode(_part(values, slice(count)))
+        return context, self.write(state, read, written, event, (_part(values, behind), _part(keys, behind)))
 
     def place(self, state: LevelState, key: jax.Array) -> Address:
         """Where an event is written (§4.4)."""
@@ -200,13 +215,17 @@ class Level:
             return self.attend(state, key)
         if self.content == 0:
             return Address(jnp.ones_like(state.usage[:1]), jnp.argmin(state.usage)[None])
-        weights, index = self.attend(state, key)
-        if index is None:
-            return Address(self.blend(weights, state.usage), None)
-        rest, oldest = 1 - self.content, jnp.argmin(state.usage)
-        found = index == oldest
-        extra = jnp.where(found.any(), state.usage.shape[0], oldest)  # beyond the last slot nothing is written
-        return Address(jnp.append(self.content * weights + rest * found, rest), jnp.append(index, extra))
+        near = self.attend(state, key)
+        if near.index is None:
+            return Address(self.blend(near.weights, state.usage), None)
+        return self._with_oldest(near, jnp.argmin(state.usage), state.usage.shape[0])
+
+    def _with_oldest(self, near: Address, oldest: jax.Array, count: int) -> Address:
+        """`blend` for a few slots: the oldest of all `count` is among them, or is one more."""
+        assert near.index is not None
+        rest, found = 1 - self.content, near.index == oldest
+        extra = jnp.where(found.any(), count, oldest)  # beyond the last slot nothing is written
+        return Address(jnp.append(self.content * near.weights + rest * found, rest), jnp.append(near.index, extra))
 
     def blend(self, weights: jax.Array, usage: jax.Array) -> jax.Array:
         """λ content + (1 − λ) one_hot(argmin usage), [N] each (§4.4, options 2 and 3)."""
@@ -214,7 +233,12 @@ class Level:
         return self.content * weights + (1 - self.content) * oldest
 
     def write(
-        self, state: LevelState, read: Address, written: Address, event: Event, values: Rows | None = None
+        self,
+        state: LevelState,
+        read: Address,
+        written: Address,
+        event: Event,
+        gathered: tuple[Rows, Rows] | None = None,
     ) -> LevelState:
         """Decay and write, of values and keys alike (§4.5).
 
@@ -227,7 +251,7 @@ class Level:
           read: where it was read.
           written: where it is written.
           event: what is written.
-          values: the values at `written`, if they were gathered before.
+          gathered: the values and keys at `written`, if they were gathered before.
         """
         kept = 1 - event.decay
         strength = event.gate * written.weights
@@ -236,13 +260,14 @@ class Level:
             index = written.index
             if self.threshold and index is not None:
                 index = jnp.where(event.gate > 0, index, state.keys.scale.shape[0])
-            after = []
-            for rows, known, new in ((state.values, values, event.value), (state.keys, None, event.key)):
-                old = store.take(rows, written.index) if known is None else store.scaled(known, kept)
-                after.append(
-                    store.put(rows, index, store.encode(store.decode(old) + jnp.outer(strength, new), self.storage))
-                )
-            return state._replace(values=after[0], keys=after[1])
+            old = [store.take(rows, written.index) for rows in (state.values, state.keys)]
+            if gathered is not None:
+                old = [store.scaled(rows, kept) for rows in gathered]
+            values, keys = (
+                store.put(rows, index, store.encode(store.decode(before) + jnp.outer(strength, new), self.storage))
+                for rows, before, new in zip((state.values, state.keys), old, (event.value, event.key), strict=True)
+            )
+            return state._replace(values=values, keys=keys)
 
         usage = state.usage
         if usage is not None:
@@ -257,5 +282,11 @@ class Level:
         return add(faded)
 
 
-def _halves(place: int) -> tuple[slice, slice]:
-    return slice(None, place), slice(place, None)
+def _near(keys: Rows, vector: jax.Array) -> jax.Array:
+    """softmax(K x / sqrt(d_k)) over some rows of keys."""
+    codes = keys.codes.astype(vector.dtype)
+    return jax.nn.softmax((codes @ (vector / math.sqrt(codes.shape[-1]))) * keys.scale)
+
+
+def _part(rows: Rows, part: slice) -> Rows:
+    return Rows(rows.codes[part], rows.scale[part])

@@ -198,9 +198,8 @@ class SlotMemory:
         query = inputs.astype(params["query"].dtype) @ params["query"]
         contexts, after = [], []
         for (level, weights), slots in zip(self._each(params), state.levels, strict=True):
-            read = level.attend(slots, query)
             event = level.event(weights, jnp.concatenate([events, *contexts[-1:]]))
-            context, slots = level.read_and_write(slots, read, level.place(slots, event.key), event)
+            context, slots = level.token(slots, query, event)
             contexts.append(context)
             after.append(slots)
         position = None if state.position is None else (state.position + 1) % self.chunk_size
