@@ -120,17 +120,21 @@ def wide(comparison: Comparison, laid: Sequence[Line]) -> tuple[list[str], list[
     headings = ["row", "", *comparison.published.columns.values()]
     rows = []
     for line in laid:
-        run = any(cell.example for cell in line.cells.values())
-        what = (
-            "published" if run else "published, not run" if line.row in comparison.rows else "published, no model here"
-        )
-        rows.append([line.title, what, *(_number(cell.published) for cell in line.cells.values())])
-        if not run:
-            continue
-        rows.append(["", "here", *map(_ours, line.cells.values())])
-        if line.as_published and line.as_published != line.cells:
-            rows.append(["", "here, settings by test", *map(_ours, line.as_published.values())])
-        rows.append(["", "difference", *(_signed(cell.difference) for cell in line.cells.values())])
+        cells = line.cells.values()
+        printed = any(cell.published is not None for cell in cells)
+        run = any(cell.example for cell in cells)
+        lines = []
+        if printed or not run:
+            absent = "not run" if line.row in comparison.rows else "no model here"
+            what = ", ".join(["published"] * printed + [absent] * (not run))
+            lines.append([what, *(_number(cell.published) for cell in cells)])
+        if run:
+            lines.append(["here", *map(_ours, cells)])
+        if run and line.as_published and line.as_published != line.cells:
+            lines.append(["here, settings by test", *map(_ours, line.as_published.values())])
+        if run and printed:
+            lines.append(["difference", *(_signed(cell.difference) for cell in cells)])
+        rows += [[title, *found] for title, found in zip([line.title, *[""] * len(lines)], lines, strict=False)]
     return headings, rows
 
 

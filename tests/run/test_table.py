@@ -172,9 +172,9 @@ def test_scores_are_laid_out(scored):
     assert rows[1][1:] == ["here", "91 (90 to 92)", "20", "not run"] or rows[1][2] == "91 (90 to 92)"
     assert rows[2][1:3] == ["here, settings by test", "100 (100 to 100)"]
     assert rows[3][1:4] == ["difference", "-9", "-30"]
-    assert ["", "here", "50, 1 diverged", "0, 1 diverged", "not run"] in rows
+    assert ["Two", "here", "50, 1 diverged", "0, 1 diverged", "not run"] in rows
     assert rows[-1] == ["elsewhere", "published, no model here", "1", "", ""]
-    assert [row[1] for row in map(list, lay(SCORES, []).rows)] == ["published, not run"] * 2 + rows[-1][1:2]
+    assert [row[1] for row in map(list, lay(SCORES, []).rows)] == ["published, not run", "not run", *rows[-1][1:2]]
     with_heads = [dict(zip(laid.full[0], row, strict=True)) for row in laid.full[1:]]
     first = next(row for row in with_heads if row["row"] == "One" and row["column"] == "a0")
     assert (first["median"], first["least"], first["greatest"], first["seeds"]) == ("91", "90", "92", "3")
