@@ -12,6 +12,7 @@ import numpy as np
 
 from nested_jax.data.examples import Examples, examples
 from nested_jax.data.text import Text, TextConfig
+from nested_jax.data.tokenizers import Tokenizer
 
 BASES = "ACGTN"
 UNKNOWN = "RYSWKMBDHVUN"  # IUPAC codes of several bases; U is in no DNA
@@ -77,6 +78,14 @@ class FastaConfig(TextConfig):
         for name, only in (("format", "auto"), ("tokenizer", Bases.name), ("packed", False)):
             if getattr(self, name) != only:
                 raise ValueError(f"{name}: expected {only!r} for bases, got {getattr(self, name)!r}")
+
+    def encoder(self) -> Tokenizer:
+        """The bases."""
+        return Bases()
+
+    def read(self, say: Callable[[str], None] = print) -> Text:
+        """The text, as `load_fasta` reads it."""
+        return load_fasta(self, say=say)
 
 
 def load_fasta(config: FastaConfig, *, say: Callable[[str], None] = print) -> Text:

@@ -68,6 +68,14 @@ class TextConfig:
                 f"end_token: expected None for bytes, none of which ends a document, got {self.end_token!r}"
             )
 
+    def encoder(self) -> Tokenizer:
+        """The tokenizer that `tokenizer` names."""
+        return load(self.tokenizer, self.end_token)
+
+    def read(self, say: Callable[[str], None] = print) -> "Text":
+        """The text, as `load_text` reads it."""
+        return load_text(self, say=say)
+
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -126,7 +134,7 @@ def load_text(config: TextConfig, *, say: Callable[[str], None] = print) -> Text
         a field, a column, a tokenizer or a package is missing.
     """
     config.validate()
-    tokenizer = load(config.tokenizer, config.end_token)
+    tokenizer = config.encoder()
     sample = config.max_bytes is not None
     corpus = find(config.path, field=config.field, format=config.format, sample=sample)
     plain = corpus.kind == "text" and isinstance(tokenizer, Bytes) and not config.packed

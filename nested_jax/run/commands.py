@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from nested_jax.data import Bytes, TextConfig, Tokenizer
-from nested_jax.data.tokenizers import load
 from nested_jax.evals.generation import Context, Generator, Piece
 from nested_jax.run.describe import describe_model, description
 from nested_jax.run.nesting import draw
@@ -50,7 +49,7 @@ def generate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Na
     prompts = options.prompt or []
     if options.prompt_file is not None:
         prompts = [pathlib.Path(options.prompt_file).read_bytes().decode("utf-8", "surrogateescape")]
-    tokenizer = load(experiment.data.tokenizer, experiment.data.end_token)
+    tokenizer = experiment.data.encoder()
     run = Run(experiment, workdir)
     _, params = run.restore_params()
     generator = Generator(run.model, params, sampling, learn=not options.no_learn, alphabet=tokenizer.vocab_size)

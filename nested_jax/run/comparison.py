@@ -12,6 +12,8 @@ from nested_jax.run.records import Record, merged, read
 from nested_jax.train.comparison import Published, Row, Sweep, variant
 
 ROWS_FILE = "rows.jsonl"
+PLACES = ("data.path", "data.cache", "data.task.path", "zero_shot")
+"""Fields that say where something lies and not what is run: records with others of them are of the same table."""
 TIERS = {"tiny": "unit", "small": "small"}
 
 
@@ -26,6 +28,8 @@ class Comparison:
       published: the paper's numbers.
       parts: what each row is trained on, one run each; ("",) where a row is one run.
       sweep: how the rows are run.
+      overrides: fields of every config that the command line sets; records with other settings, those of the sweep's
+        grid aside, are not of this table.
     """
 
     file: str
@@ -34,6 +38,7 @@ class Comparison:
     published: Published
     parts: tuple[str, ...] = ("",)
     sweep: Sweep = field(default_factory=Sweep)
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tier(self) -> str:
@@ -68,11 +73,22 @@ class Comparison:
         """The finished runs of this size: those beside the experiment's file, then those of a directory."""
         beside = read(pathlib.Path(self.file).with_suffix(".jsonl"))
         found = merged(beside, [] if workdir is None else read(workdir / ROWS_FILE))
-        return [record for record in found if record.size == self.size and record.row in self.rows]
+        return [
+            record
+            for record in found
+            if record.size == self.size
+            and record.row in self.rows
+            and self._given(record.settings) == self._given(self.overrides)
+        ]
+
+    def _given(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Settings beside the sweep's grid, without places."""
+        left_out = (*self.sweep.grid, *PLACES)
+        return {field: value for field, value in settings.items() if field not in left_out}
 
 
-def load(spec: str) -> Comparison:
-    """Reads `FILE.py` or `FILE.py:SIZE`.
+def load(spec: str, overrides: Mapping[str, str] | None = None) -> Comparison:
+    """Reads `FILE.py` or `FILE.py:SIZE`, with fields of every config that the command line sets.
 
     Raises:
       ValueError: if the file has no `ROWS` and `RESULT`, or there is no such size.
@@ -83,4 +99,5 @@ def load(spec: str) -> Comparison:
         raise ValueError(f"config: {spec} is no table: it must define ROWS and RESULT (a Published)")
     parts: Any = tuple(getattr(module, "PARTS", ("",)))
     _, _, size = variant(rows, arg and f"@{arg}", parts)
-    return Comparison(str(module.__file__), size, rows, published, parts, getattr(module, "SWEEP", Sweep()))
+    sweep = getattr(module, "SWEEP", Sweep())
+    return Comparison(str(module.__file__), size, rows, published, parts, sweep, overrides or {})

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from nested_jax.data import Bytes, TaskConfig, Text, TextConfig, Tokenizer, load_text
+from nested_jax.data import Bytes, TaskConfig, Text, TextConfig, Tokenizer
 from nested_jax.data.question_task import QuestionTask
-from nested_jax.data.tokenizers import load
 from nested_jax.evals import bits_per_byte as scoring
 from nested_jax.evals.generation import Generator
 from nested_jax.evals.likelihood import Likelihood
@@ -66,7 +65,7 @@ def tokenizer_of(experiment: Experiment) -> Tokenizer:
     """
     data = experiment.data
     if isinstance(data, TextConfig):
-        return load(data.tokenizer, data.end_token)
+        return data.encoder()
     if isinstance(data, TaskConfig) and isinstance(data.task, QuestionTask):
         return data.task.encoder
     raise ValueError(f"--questions takes a model of text or of questions in words, it learns {_learned(experiment)}")
@@ -106,7 +105,7 @@ def _questions(
 
 
 def _text(run: Run, data: TextConfig, params: Any, options: argparse.Namespace) -> None:
-    text = load_text(data)
+    text = data.read()
     print(text.description)
     if data.packed:
         print("documents are joined here: contexts go across them")

@@ -193,6 +193,8 @@ def run(arguments: Sequence[str]) -> None:
     if options.command == "table" and options.all:
         from nested_jax.run.results import write
 
+        if options.experiment or options.config or options.workdir or overrides:
+            raise ValueError("table --all is of every experiment as it is; it takes no experiment, workdir or override")
         return print(write(pathlib.Path("experiments")))
     if (options.experiment is None) == (options.config is None):
         raise ValueError(f"{options.command} takes one experiment file, FILE.py or --config=FILE.py")
@@ -224,19 +226,19 @@ def run(arguments: Sequence[str]) -> None:
 def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from nested_jax import config as configs
     from nested_jax.run import host
-    from nested_jax.run.comparison import load
+    from nested_jax.run.comparison import PLACES, load
     from nested_jax.run.sweep import sweep
     from nested_jax.run.table import table
 
-    comparison = load(options.config)
-    usual = default_workdir(options.config, overrides)
+    comparison = load(options.config, overrides)
+    usual = default_workdir(options.config, {name: value for name, value in overrides.items() if name not in PLACES})
     paper = pathlib.Path(comparison.file).parent.name  # another paper has a table of this number, too
     workdir = pathlib.Path(options.workdir or usual.with_name(f"{paper}-{usual.name}"))
     if options.command == "sweep":
         first: Any = configs.load(comparison.spec(next(iter(comparison.rows)), comparison.parts[0]), overrides)
         processes.start("sweep", options, math.prod(dataclasses.astuple(first.mesh)))
         host.keep_freed_memory()
-        sweep(comparison, overrides, workdir, options.seeds, options.rows, options.parts)
+        sweep(comparison, workdir, options.seeds, options.rows, options.parts)
     print(f"\n{table(comparison, workdir)}")
 
 

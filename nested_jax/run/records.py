@@ -1,6 +1,7 @@
 """Records of finished runs, one JSON line each: what was run, what came out, on what machine, when."""
 
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -83,11 +84,13 @@ def read(path: pathlib.Path) -> list[Record]:
 
 
 def append(path: pathlib.Path, record: Record) -> None:
-    """Adds a record to a file, in place of one with the same key."""
-    kept = [one for one in read(path) if one.key != record.key]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(asdict(one)) + "\n" for one in [*kept, record]))
-    temporary.replace(path)
+    """Adds a record to a file, in place of one with the same key; several processes may do so at once."""
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = [one for one in read(path) if one.key != record.key]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(asdict(one)) + "\n" for one in [*kept, record]))
+        temporary.replace(path)
 
 
 def merged(*sources: Iterable[Record]) -> list[Record]:

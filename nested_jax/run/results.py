@@ -52,7 +52,7 @@ def write(folder: pathlib.Path) -> str:
 
 
 def found(folder: pathlib.Path) -> list[Comparison]:
-    """Every table in the sizes that it has records of; in the size it was published in where it has none."""
+    """Every table in the sizes that it has records of and was published in; in "small" where there are none."""
     tables = []
     for file in sorted(folder.resolve().glob("*/*.py")):
         text = file.read_text()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nested_jax.run.comparison import Comparison
 from nested_jax.run.records import Record
+from nested_jax.train.comparison import Sweep
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -61,25 +63,32 @@ def split(metric: str) -> tuple[str, str]:
     return (part, name) if colon else ("", metric)
 
 
-def chosen(records: Sequence[Record], select: str) -> Settings:
-    """The settings with the greatest median of a metric over the seeds, the first of equals.
+def chosen(records: Sequence[Record], sweep: Sweep, select: str) -> Settings:
+    """The settings of the grid with the greatest lower median of a metric, the first of equals in the grid's order.
 
-    "a+b" is a sum, "-a" asks for the least. Runs without it, as those that had to stop, count as
-    less than any number.
+    Only settings that were run with the most seeds are compared: an unfinished sweep has no lucky winner. "a+b" is a
+    sum, "-a" asks for the least. Runs without the metric or with one that is not finite, as those that had to stop,
+    count as less than any number.
     """
     sign, names = (-1, select[1:].split("+")) if select.startswith("-") else (1, select.split("+"))
-    groups: dict[Settings, list[Record]] = {}
+    groups: dict[Settings, list[float]] = {_key(settings): [] for settings in sweep.settings}
     for record in records:
-        groups.setdefault(tuple(sorted(record.settings.items())), []).append(record)
+        value = sign * sum(record.metrics.get(name, math.nan) for name in names)
+        groups.setdefault(of_grid(record, sweep), []).append(value if math.isfinite(value) else -math.inf)
+    most = max(map(len, groups.values()))
+    return max(
+        (settings for settings, values in groups.items() if len(values) == most),
+        key=lambda settings: statistics.median_low(groups[settings]),
+    )
 
-    def median(settings: Settings) -> float:
-        values = [
-            sign * sum(record.metrics[name] for name in names) if set(names) <= set(record.metrics) else -float("inf")
-            for record in groups[settings]
-        ]
-        return statistics.median_low(values)
 
-    return max(groups, key=median)
+def of_grid(record: Record, sweep: Sweep) -> Settings:
+    """A run's settings that the grid goes through."""
+    return _key({field: value for field, value in record.settings.items() if field in sweep.grid})
+
+
+def _key(settings: Mapping[str, str]) -> Settings:
+    return tuple(sorted(settings.items()))
 
 
 def lines(comparison: Comparison, records: Sequence[Record]) -> list[Line]:
@@ -105,8 +114,8 @@ def _cells(comparison: Comparison, row: str, records: Sequence[Record], select: 
         if not own:
             cells[column] = Cell(published.get(column))
             continue
-        settings = chosen(own, select)
-        same = [record for record in own if tuple(sorted(record.settings.items())) == settings]
+        settings = chosen(own, comparison.sweep, select)
+        same = [record for record in own if of_grid(record, comparison.sweep) == settings]
         values = tuple(
             comparison.published.unit * record.metrics[metric] for record in same if metric in record.metrics
         )
@@ -138,31 +147,42 @@ def wide(comparison: Comparison, laid: Sequence[Line]) -> tuple[list[str], list[
     return headings, rows
 
 
-LONG = ("row", "column", "published", "median", "least", "greatest", "difference", "seeds", "diverged")
-LONG += ("tier", "steps", "tokens", "settings", "command")
+LONG = ("row", "column", "published", "here", "difference", "chosen", "seed", "settings", "tier", "steps", "tokens")
+LONG += ("parameters", "seconds", "device", "date", "command")
 
 
-def long(comparison: Comparison, laid: Sequence[Line]) -> list[list[str]]:
-    """Everything, one line per number, under `LONG`."""
-    rows = []
+def long(comparison: Comparison, laid: Sequence[Line], records: Sequence[Record]) -> list[list[str]]:
+    """Every number of every run, under `LONG`; "chosen" says whether its settings are those of the table."""
+    rows, unit = [], comparison.published.unit
     for line in laid:
         for column, cell in line.cells.items():
-            one, values = cell.example, cell.values
-            ends = (min(values), max(values)) if values else (None, None)
-            budget = [str(one.steps), str(one.tokens)] if one else ["", ""]
-            numbers = [_number(value) for value in (cell.published, cell.median, *ends)]
-            settings = " ".join(f"{field}={value}" for field, value in cell.settings)
-            counts = [str(len(values)), str(cell.diverged)]
-            rows.append([line.title, column, *numbers, _signed(cell.difference), *counts, comparison.tier, *budget])
-            rows[-1] += [settings, one.command if one else ""]
+            part, metric = split(comparison.published.measured.get(column, ""))
+            own = [record for record in records if (record.row, record.part) == (line.row, part)]
+            own = [record for record in own if metric in record.metrics or record.stopped]
+            if not own:
+                rows.append([line.title, column, _number(cell.published), *[""] * (len(LONG) - 3)])
+            for record in own:
+                here = unit * record.metrics[metric] if record.metrics else None
+                away = None if here is None or cell.published is None else here - cell.published
+                settings = " ".join(f"{field}={value}" for field, value in record.settings.items())
+                taken = "yes" if of_grid(record, comparison.sweep) == cell.settings else "no"
+                numbers = [_number(cell.published), _number(here) if record.metrics else "stopped", _signed(away)]
+                budget = [record.steps, record.tokens, record.parameters, record.seconds, record.device, record.date]
+                rows.append([line.title, column, *numbers, taken, str(record.seed), settings, comparison.tier])
+                rows[-1] += [*map(str, budget), record.command]
     return rows
 
 
-def notes(comparison: Comparison) -> list[str]:
+def notes(comparison: Comparison, records: Sequence[Record]) -> list[str]:
     """What the numbers are."""
     found = [f"published: {comparison.published.source}; here: median (least to greatest) over seeds"]
     if comparison.sweep.grid:
-        grid = "; ".join(f"{field} among {', '.join(values)}" for field, values in comparison.sweep.grid.items())
+        run = {settings for record in records for settings in of_grid(record, comparison.sweep)}
+        grid = "; ".join(
+            f"{field} among {', '.join(value for value in values if (field, value) in run) or 'none'} "
+            f"(planned: {', '.join(values)})"
+            for field, values in comparison.sweep.grid.items()
+        )
         found.append(f"settings chosen by {comparison.sweep.select}: {grid}")
     if comparison.sweep.select_published:
         found.append(f"settings by test, as in the published protocol: by {comparison.sweep.select_published}")
@@ -179,7 +199,7 @@ def _signed(value: float | None) -> str:
 
 def _ours(cell: Cell) -> str:
     if cell.median is None:
-        return "diverged" if cell.diverged else "not run"
+        return "diverged" if cell.diverged else "no score" if cell.example else "not run"
     text = _number(cell.median)
     if len(cell.values) > 1:
         text += f" ({_number(min(cell.values))} to {_number(max(cell.values))})"

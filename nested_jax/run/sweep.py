@@ -17,7 +17,6 @@ from nested_jax.train.report import Report
 
 def sweep(
     comparison: Comparison,
-    overrides: Mapping[str, str],
     workdir: pathlib.Path,
     seeds: Sequence[int] = (),
     rows: Sequence[str] = (),
@@ -31,7 +30,6 @@ def sweep(
 
     Args:
       comparison: the table.
-      overrides: fields of every config, as for `train`.
       workdir: where the runs go, one directory each.
       seeds: of parameters and data; the table's if empty.
       rows: which; all if empty.
@@ -40,6 +38,7 @@ def sweep(
     Raises:
       ValueError: for an unknown row or part, or an override of what the sweep goes through.
     """
+    overrides = comparison.overrides
     for name in ("seed", "data.seed", *comparison.sweep.grid):
         if name in overrides:
             raise ValueError(f"{name} is what a sweep goes through; got {overrides[name]!r}")

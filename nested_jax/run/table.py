@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def lay(comparison: Comparison, records: Sequence[Record]) -> Laid:
         return Laid(title, notes, headings, tuple(rows), (headings, *rows), (panel,), bool(records))
     laid = score_table.lines(comparison, records)
     headings, cells = score_table.wide(comparison, laid)
-    full = [score_table.LONG, *score_table.long(comparison, laid)]
+    full = [score_table.LONG, *score_table.long(comparison, laid, records)]
     panels = tuple(
         Panel(
             heading,
@@ -93,13 +94,14 @@ def lay(comparison: Comparison, records: Sequence[Record]) -> Laid:
         )
         for column, heading in comparison.published.columns.items()
     )
-    again = f"every number again: {_again(comparison, 'ROW')}; the CSV file has the command of each run"
-    notes = (*score_table.notes(comparison), *common, again)
+    again = f"every number again: {_again(comparison, 'ROW')}; the CSV file that `table` writes has each run's"
+    notes = (*score_table.notes(comparison, records), *common, again)
     return Laid(title, notes, tuple(headings), tuple(map(tuple, cells)), tuple(map(tuple, full)), panels, bool(records))
 
 
 def _again(comparison: Comparison, row: str) -> str:
-    return f"python -m nested_jax sweep {comparison.name}:{comparison.size} --rows={row}"
+    flags = "".join(f" --config.{field}={shlex.quote(value)}" for field, value in comparison.overrides.items())
+    return f"python -m nested_jax sweep {comparison.name}:{comparison.size} --rows={row}{flags}"
 
 
 def _measured(comparison: Comparison, records: Sequence[Record]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from nested_jax.data import FastaConfig, SeriesConfig, TaskConfig, TextConfig
 from nested_jax.data.dna import BASES
 from nested_jax.evals.sampling import Sampling
-from nested_jax.models import ForecasterConfig, ModelConfig
+from nested_jax.models import AutoEncoderConfig, ForecasterConfig, ModelConfig
 from nested_jax.train.metrics import NAMES as WRITERS
 from nested_jax.train.optimizer import OptimizerConfig
 from nested_jax.train.sharding import MeshConfig
@@ -99,12 +99,16 @@ class Experiment:
                 "model must be a ForecasterConfig where data is a SeriesConfig, and only there; got "
                 f"{type(self.model).__name__} and {type(self.data).__name__}"
             )
+        if isinstance(self.model, AutoEncoderConfig) and not isinstance(self.data, TaskConfig):
+            raise ValueError("model must be no AutoEncoderConfig unless data is a TaskConfig: it reads what it tells")
         if isinstance(self.data, SeriesConfig):
             symbols, what = 0, "–"
         elif isinstance(self.data, TaskConfig):
             symbols, what = self.data.task.vocab_size, "symbol of the task"
         else:
-            symbols, what = (len(BASES), "base") if isinstance(self.data, FastaConfig) else (256, "byte")
+            symbols, what = (256, "byte") if self.data.tokenizer is None else (1, "token")
+            if isinstance(self.data, FastaConfig):
+                symbols, what = len(BASES), "base"
             if self.final_bytes is not None and self.final_bytes <= self.data.sequence_length:
                 raise ValueError(f"final_bytes must be above data.sequence_length, or None; got {self.final_bytes}")
         if self.model.vocab_size < symbols:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from flax import linen as nn
 
-from nested_jax.data import BatchIterator, FastaConfig, SeriesConfig, TaskConfig, load_fasta
+from nested_jax.data import BatchIterator, SeriesConfig, TaskConfig
 from nested_jax.models import Forecaster, ForecasterConfig, build
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.report import Report
@@ -63,8 +63,6 @@ def open_problem(experiment: Experiment, model: nn.Module, say: Callable[[str], 
         return TaskProblem(experiment, experiment.data, model)
     if isinstance(experiment.data, SeriesConfig):
         return SeriesProblem(experiment, experiment.data, model)
-    if isinstance(experiment.data, FastaConfig):
-        return TextProblem(experiment, experiment.data, model, say, load_fasta(experiment.data, say=say))
     return TextProblem(experiment, experiment.data, model, say)
 
 

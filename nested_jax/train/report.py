@@ -71,7 +71,8 @@ def table(report: Report) -> str:
     lines = [f"bits per byte on {report.scored}"]
     for name, value in sorted(rows.items(), key=lambda row: -row[1]):
         lines.append(f"  {name:<12} {value:6.3f}" + ("  <" if name == "this model" else ""))
-    return "\n".join(lines)
+    others = {name: value for name, value in report.metrics.items() if name != "bits_per_byte"}
+    return "\n".join([*lines, *(f"  {name:<28} {value:8.3f}" for name, value in others.items())])
 
 
 def show(report: Report, files: Mapping[str, pathlib.Path]) -> str:

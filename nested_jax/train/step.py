@@ -128,7 +128,8 @@ def make_diagnosis(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
 
     @jax.jit
     def diagnose(params: Any, batch: Batch) -> Metrics:
-        _, found = model.apply({"params": params}, questions(batch)[0], mutable=["diagnostics"])
+        resets = (None, batch["reset"]) if "reset" in batch else ()
+        _, found = model.apply({"params": params}, questions(batch)[0], *resets, mutable=["diagnostics"])
         leaves = jax.tree.leaves_with_path(found.get("diagnostics", {}))
         return {path_name(path): jnp.mean(leaf) for path, leaf in leaves}
 

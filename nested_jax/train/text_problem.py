@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from nested_jax.data import Bytes, PackedRows, Text, TextConfig, batches, load_text, packed_batches, validation_windows
+from nested_jax.data import Bytes, PackedRows, Text, TextConfig, batches, packed_batches, validation_windows
 from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import Generator
@@ -38,10 +38,9 @@ class TextProblem:
         data: TextConfig,
         model: nn.Module,
         say: Callable[[str], None],
-        text: Text | None = None,
     ):
         self._experiment, self._model, self._data = experiment, model, data
-        self._text = text = load_text(data, say=say) if text is None else text
+        self._text = text = data.read(say)
         if experiment.model.vocab_size < text.tokenizer.vocab_size:
             raise ValueError(
                 f"model.vocab_size: expected at least {text.tokenizer.vocab_size}, one per token of "
@@ -49,6 +48,10 @@ class TextProblem:
             )
         if experiment.zero_shot is not None:
             files(experiment.zero_shot)  # what is missing is said before training, not after
+        try:
+            self._prompt = text.tokenizer.encode(experiment.sample.prompt).tolist()
+        except ValueError as error:
+            raise ValueError(f"sample.prompt: {error}") from error
         self.description = text.description
         self.tokens_per_step = data.batch_size * data.sequence_length
         processes = share(make_mesh(experiment.mesh))
@@ -71,8 +74,10 @@ class TextProblem:
 
     def report(self, params: Any, parameters: int) -> Report:
         experiment, text = self._experiment, self._text
-        bits, scored = self._scorer(params, None, experiment.final_bytes)
-        plain = isinstance(text.tokenizer, Bytes)
+        plain, most = isinstance(text.tokenizer, Bytes), experiment.final_bytes
+        if most is not None:
+            most = max(round(most / text.bytes_per_token), self._data.sequence_length + 1)
+        bits, scored = self._scorer(params, None, most)
         unit = "bytes" if plain else f"tokens ({text.bytes_per_token:.3f} bytes each)"
         baselines: Mapping[str, float] = {}
         if plain and not self._data.packed:
@@ -99,8 +104,8 @@ class TextProblem:
     def _sample(self, params: Any) -> str:
         sample, tokenizer = self._experiment.sample, self._text.tokenizer
         generator = Generator(self._model, params, sample.sampling, alphabet=tokenizer.vocab_size)
-        key, prompt = jax.random.key(self._experiment.seed), tokenizer.encode(sample.prompt).tolist()
-        pieces = generator.stream([prompt], sample.length, key=key, every=max(min(sample.length, 64), 1))
+        key = jax.random.key(self._experiment.seed)
+        pieces = generator.stream([self._prompt], sample.length, key=key, every=max(min(sample.length, 64), 1))
         written = itertools.chain.from_iterable(piece.tokens[0] for piece in pieces)
         return sample.prompt + tokenizer.decode(np.fromiter(written, np.int32))
 

@@ -73,7 +73,7 @@ def test_missing_and_damaged_files_are_explained(tmp_path):
 
 
 def test_bases_are_never_read_as_the_bytes_of_a_text(tmp_path):
-    with pytest.raises(ValueError, match="tokenizer: no such file: bases"):
+    with pytest.raises(ValueError, match="text: expected bases"):
         load_text(fasta(tmp_path, FASTA * 20))
 
 

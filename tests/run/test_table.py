@@ -154,12 +154,34 @@ def test_a_run_that_stopped_is_never_chosen(scored):
     rate = {"optimizer.learning_rate": "3e-3"}
     lost = [run("one", seed, size="small", part="a", settings=rate, stopped="lost") for seed in range(2)]
     kept = [record for record in scored if record.row == "one" and record.settings != rate]
-    assert score_table.chosen([*lost, *kept], "validation/sequence") == (("optimizer.learning_rate", "1e-3"),)
+    found = score_table.chosen([*lost, *kept], SCORES.sweep, "validation/sequence")
+    assert found == (("optimizer.learning_rate", "1e-3"),)
+
+
+def test_settings_of_fewer_seeds_and_numbers_that_are_none_never_win(scored):
+    rates = [(("optimizer.learning_rate", rate),) for rate in ("1e-3", "3e-3")]
+    one = [record for record in scored if record.row == "one"]
+    fewer = [record for record in one if record.settings["optimizer.learning_rate"] == "1e-3" or record.seed == 0]
+    assert score_table.chosen(fewer, SCORES.sweep, "validation/sequence") == rates[0]
+    none = [dataclasses.replace(record, metrics={"validation/sequence": float("nan")}) for record in one[:3]]
+    assert score_table.chosen([*none, *one[3:]], SCORES.sweep, "validation/sequence") == rates[1]
+    equal = [dataclasses.replace(record, metrics={"validation/sequence": 0.5}) for record in reversed(one)]
+    assert score_table.chosen(equal, SCORES.sweep, "validation/sequence") == rates[0]
+
+
+def test_runs_with_other_overrides_are_of_another_table(scored, tmp_path):
+    other = [dataclasses.replace(record, settings={**record.settings, "steps": "10"}) for record in scored]
+    placed = dataclasses.replace(scored[0], seed=7, settings={**scored[0].settings, "data.path": "elsewhere"})
+    for record in [*scored, *other, placed]:
+        records.append(tmp_path / ROWS_FILE, record)
+    assert SCORES.records(tmp_path) == [*scored, placed]
+    assert dataclasses.replace(SCORES, overrides={"steps": "10"}).records(tmp_path) == other
 
 
 def test_the_least_can_be_asked_for_and_what_a_run_does_not_measure_is_not_run(scored):
     one = [record for record in scored if record.row == "one"]
-    assert score_table.chosen(one, "-validation/sequence") == (("optimizer.learning_rate", "1e-3"),)
+    found = score_table.chosen(one, SCORES.sweep, "-validation/sequence")
+    assert found == (("optimizer.learning_rate", "1e-3"),)
     bare = [dataclasses.replace(record, metrics={"validation/sequence": 1.0}) for record in one]
     cells = score_table.lines(SCORES, bare)[0].cells
     assert (cells["a0"].values, cells["a0"].diverged) == ((), 0)
@@ -176,10 +198,14 @@ def test_scores_are_laid_out(scored):
     assert rows[-1] == ["elsewhere", "published, no model here", "1", "", ""]
     assert [row[1] for row in map(list, lay(SCORES, []).rows)] == ["published, not run", "not run", *rows[-1][1:2]]
     with_heads = [dict(zip(laid.full[0], row, strict=True)) for row in laid.full[1:]]
-    first = next(row for row in with_heads if row["row"] == "One" and row["column"] == "a0")
-    assert (first["median"], first["least"], first["greatest"], first["seeds"]) == ("91", "90", "92", "3")
-    assert first["settings"] == "optimizer.learning_rate=3e-3"
-    assert (first["tier"], first["steps"], first["command"]) == ("small", "300", RECORD.command)
+    every = [row for row in with_heads if row["row"] == "One" and row["column"] == "a0"]
+    assert [row["here"] for row in every] == ["100", "100", "100", "90", "91", "92"]
+    assert [row["chosen"] for row in every] == ["no"] * 3 + ["yes"] * 3
+    assert (every[4]["difference"], every[4]["seed"]) == ("-9", "1")
+    assert every[4]["settings"] == "optimizer.learning_rate=3e-3"
+    assert (every[0]["tier"], every[0]["steps"], every[0]["command"]) == ("small", "300", RECORD.command)
+    assert [row["here"] for row in with_heads if row["row"] == "Two" and row["column"] == "a0"] == ["50", "stopped"]
+    assert any("among 1e-3, 3e-3 (planned: 1e-3, 3e-3)" in note for note in laid.notes)
 
 
 def test_records_are_replaced_and_a_torn_line_is_left_out(tmp_path):
@@ -230,6 +256,7 @@ def test_all_tables_are_one_document(tmp_path, scored):
         (["table", f"--config={ROOT}/experiments/quickstart.py"], "is no table: it must define ROWS and RESULT"),
         (["table", f"{FILE}:smal"], "size must be one of .* got 'smal'; did you mean 'small'?"),
         (["table"], "table takes one experiment file"),
+        (["table", FILE, "--all"], "table --all is of every experiment as it is"),
         (["sweep", f"--config={FILE}:tiny", "--rows=lmm,mga"], "rows must be among lmm, .* got 'mga'"),
         (["sweep", f"--config={FILE}:tiny", "--parts=x"], "parts must be among .* got 'x'"),
     ],
@@ -256,8 +283,8 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
             return REPORT
 
     monkeypatch.setattr("nested_jax.run.sweep.Run", Fake)
-    comparison = load(f"{FILE}:tiny")
-    sweep(comparison, {"steps": "7"}, tmp_path, (0, 3), ("lmm", "mal"))
+    comparison = load(f"{FILE}:tiny", {"steps": "7"})
+    sweep(comparison, tmp_path, (0, 3), ("lmm", "mal"))
     names = ["lmm-steps=7-0", "mal-steps=7-0", "lmm-steps=7-3", "mal-steps=7-3"]
     assert calls == [(name, int(name[-1]), int(name[-1]), 7) for name in names]
     done = comparison.records(tmp_path)
@@ -265,15 +292,15 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     again = "python -m nested_jax train experiments/titans/table5.py:lmm@tiny"
     assert done[0].command == f"{again} --config.seed=0 --config.data.seed=0 --config.steps=7"
     calls.clear()
-    sweep(comparison, {"steps": "7"}, tmp_path, (0, 3, 4), ("lmm",))
+    sweep(comparison, tmp_path, (0, 3, 4), ("lmm",))
     assert [name for name, *_ in calls] == ["lmm-steps=7-4"]
     assert "bits_per_byte 2.0000" in capsys.readouterr().out
     monkeypatch.setattr(Fake, "interrupted", True)
-    sweep(comparison, {"steps": "7"}, tmp_path, (5, 6), ("lmm",))
+    sweep(comparison, tmp_path, (5, 6), ("lmm",))
     assert [name for name, *_ in calls] == ["lmm-steps=7-4", "lmm-steps=7-5"]
     assert "interrupted" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through; got '5'"):
-        sweep(comparison, {"data.seed": "5"}, tmp_path, (0,))
+        sweep(load(f"{FILE}:tiny", {"data.seed": "5"}), tmp_path, (0,))
 
 
 @pytest.mark.slow

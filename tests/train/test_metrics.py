@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -82,6 +83,8 @@ def test_report_survives_the_file_and_sorts_its_table(tmp_path):
     lines = table(report).splitlines()
     assert "1,234" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["bigram", "this", "xz"]
+    scored = dataclasses.replace(report, metrics={"bits_per_byte": 2.4, "piqa/acc": 61.5})
+    assert table(scored).splitlines()[-1].split() == ["piqa/acc", "61.500"]
 
 
 def test_excerpt_of_everything():

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from nested_jax.data import TaskConfig, TextConfig, example_batches, examples, load_text
+from nested_jax.data import FastaConfig, TaskConfig, TextConfig, example_batches, examples, load_text
 from nested_jax.evals import zero_shot
 from nested_jax.evals.bits_per_byte import nats
-from nested_jax.models import ModelConfig
+from nested_jax.models import AutoEncoderConfig, ModelConfig
 from nested_jax.train import text_problem
 from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import train
@@ -202,6 +202,21 @@ def test_zero_shot_columns_end_a_run_and_missing_files_are_named_before_it(tmp_p
     assert list(report.metrics) == ["bits_per_byte", *zero_shot.table_columns()]
     assert report.metrics["piqa/acc"] == report.metrics["average"] == 25
     assert report.metrics["lambada/perplexity"] == 0.25
+
+
+def test_a_prompt_that_cannot_be_spelled_is_named_before_training(tmp_path):
+    (tmp_path / "a.fa").write_text(">a\n" + "ACGTTGCA" * 400 + "\n")
+    data = FastaConfig(path=str(tmp_path / "a.fa"), sequence_length=16, batch_size=2)
+    sample = SampleConfig(prompt="def ", length=4)
+    experiment = dataclasses.replace(text_experiment(tmp_path), data=data, sample=sample)
+    with pytest.raises(ValueError, match=r"sample\.prompt: .*got b'e'"):
+        train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+
+
+def test_an_autoencoder_learns_tasks_alone(tmp_path):
+    model = AutoEncoderConfig(dim=8, layers=1)
+    with pytest.raises(ValueError, match="model must be no AutoEncoderConfig unless data is a TaskConfig"):
+        dataclasses.replace(text_experiment(tmp_path), model=model).validate()
 
 
 def test_bits_are_per_byte_whatever_a_token_is(tmp_path):
