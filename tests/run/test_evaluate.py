@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from nested_jax.data import TaskConfig, TextConfig
+from nested_jax.data import FastaConfig, TaskConfig, TextConfig
 from nested_jax.data.dependencies import Programs
 from nested_jax.data.niah import single_1
 from nested_jax.data.question_task import QuestionTask, draw
@@ -224,6 +224,11 @@ def test_what_a_task_cannot_be_asked(command):
         "eval", experiment, *stub, "--zero-shot=a"
     )
     assert "generate continues a text" in command("generate", experiment, *stub)
+
+
+def test_bases_are_spelled_by_their_own_tokenizer():
+    experiment = Experiment(model=ModelConfig(blocks=("lstm",)), data=FastaConfig(path="a.fa"), steps=1)
+    assert evaluate.tokenizer_of(experiment).encode("ACGT").tolist() == [0, 1, 2, 3]
 
 
 def test_one_thing_at_a_time():
