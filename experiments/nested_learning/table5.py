@@ -27,9 +27,10 @@ languages and Shuffle-2 with two or three seeds a row at a learning rate of 3e-3
 all three regular languages at every length, whatever the seed. With rates up to 1 it fails like DeltaNet, linear
 attention and Titans: it is the negative eigenvalues that do it, as in `experiments/nested_learning/parity.py`. Hope has
 them, too, and is not there yet: one seed of two follows parity and (aa)* at every length, none (abab)* beyond those of
-training. The LSTM follows (aa)* and (abab)* and not yet parity. Counting takes longer. Shuffle-2 is learned within the
-trained lengths by the LSTM, attention and linear attention, in parts by the others, and beyond them by some seeds; of
-a^n b^n the gated delta rule gets half.
+training. The LSTM follows (aa)* and (abab)* and not yet parity. Counting takes longer: within the
+trained lengths Shuffle-2 is right to 98 % or more by the LSTM, attention and linear attention, to 53 to 94 % by the
+others (Hope was not run), and beyond them to 39 to 98 % and 1 to 40 %. Of a^n b^n linear attention and the LSTM get
+all strings of the trained lengths, attention on one seed of two, the gated delta rule half of them.
 """
 
 from typing import Any
