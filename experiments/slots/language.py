@@ -25,8 +25,8 @@ hybrid, the slowest level alone 3.446      27.1 (23.0 to 27.3)
 ==============================  =========  =====================
 
 So at equal parameters and state the slots are behind, however they are addressed, and three levels are better than the
-slowest alone with all the bytes. Most of the distance is the LMM's convolutions, which a block of slots has none of:
-without them the LMM has 3.386 at this budget (`experiments/titans/table5.py`).
+slowest alone with all the bytes. A block of slots has no convolutions; the LMM without its own has 3.386 at this budget
+(`experiments/titans/table5.py`).
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ one level, decay 0.1, LRU         100 (72-100)   23 (14-27)     12 (12-12)
 ================================  =============  =============  =============
 
 A level holds what its decay lets it hold: 10 tokens at 0.1, 50 at 0.02, 500 at 0.002. Writing to the least recently
-used slot is what this task asks for; addresses by content need keys that slots have learned to share out. And the
+used slot is better than by content or half and half. And the
 specification's reason for levels does not show: one slow level with all the slots holds what fast ones hold, and what
 they have lost. Three levels have a third of their slots at each pace, and in 1,200 steps they do not learn to find in
 the slow ones what was shown 500 tokens ago; why was not looked into. The fast single levels were run with LRU only.
