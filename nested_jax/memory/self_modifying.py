@@ -122,9 +122,9 @@ class SelfModifying:
 
     @property
     def gate_names(self) -> tuple[str, ...]:
-        """The gates of both rules that have no constant."""
-        both = {**self.memory.gates(), **self.generators.gates()}
-        return tuple(name for name, constant in both.items() if constant is None)
+        """The gates that a rule of the two has no constant for."""
+        both = (*self.memory.gates().items(), *self.generators.gates().items())
+        return tuple(dict.fromkeys(name for name, constant in both if constant is None))
 
     @property
     def generated(self) -> tuple[str, ...]:

@@ -158,6 +158,20 @@ def test_steps_pieces_resets_and_causality(name):
 
 
 @pytest.mark.slow
+def test_generators_may_have_a_constant_that_the_memory_has_not():
+    hope = build(nj.rules.delta_gradient_descent())
+    still = dataclasses.replace(hope.generators, rule=nj.rules.delta_gradient_descent(learning_rate=0.0))
+    hope = dataclasses.replace(hope, generators=still)
+    assert hope.generated == ("key", "value", "learning_rate")
+    weights = weights_of(hope)
+    y, state = run(hope)
+    for name in hope.generated:
+        for part, start in weights[name].items():
+            np.testing.assert_array_equal(state.generators[name].weights[part], start)
+    assert not np.array_equal(state.memory.weights["w1"], weights["memory"]["w1"])
+    assert np.isfinite(y).all()
+
+
 def test_gradients_reach_every_initial_weight():
     """Against finite differences, along one direction for each memory."""
     hope = build()
