@@ -41,7 +41,7 @@ import dataclasses
 
 import nested_jax as nj
 from nested_jax.models import MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, changed_memory, compare
+from nested_jax.train.comparison import Published, Row, changed_memory, compare, shortened, training, variant
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -87,4 +87,7 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
+    row, _, size = variant(ROWS, arg)
+    if size == "small":
+        return shortened(training(ROWS[row].model(size, layers=1), size))
     return compare(ROWS, arg)

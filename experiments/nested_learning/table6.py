@@ -47,7 +47,7 @@ from typing import Any
 import nested_jax as nj
 from nested_jax.models import ModelConfig
 from nested_jax.rules import Rule
-from nested_jax.train.comparison import Published, Row, compare
+from nested_jax.train.comparison import Published, Row, compare, shortened, training, variant
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -101,4 +101,7 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
+    row, _, size = variant(ROWS, arg)
+    if size == "small":
+        return shortened(training(ROWS[row].model(size), size))
     return compare(ROWS, arg)

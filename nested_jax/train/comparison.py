@@ -155,6 +155,13 @@ def compare(rows: Mapping[str, Row], arg: str) -> Experiment:
     return training(rows[row].model(size), size)
 
 
+def shortened(experiment: Experiment) -> Experiment:
+    """Two sequences of 128 a step and half of the validation text, for memories that are slow on a CPU."""
+    assert isinstance(experiment.data, TextConfig)
+    data = replace(experiment.data, sequence_length=128, batch_size=2)
+    return replace(experiment, data=data, final_bytes=100_000)
+
+
 def training(model: ModelConfig, size: str) -> Experiment:
     """How every model of a size is trained: seconds for tests, a minute on a CPU, or as in the papers.
 
