@@ -93,6 +93,9 @@ _ELEMENTWISE = frozenset([
 ])
 # fmt: on
 _SHAPE_ONLY = frozenset(["broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice", "rev"])
+# Where an array lies, not what is in it: jax writes these where there is a mesh.
+_PLACEMENTS = frozenset(["reshard", "sharding_constraint", "pvary"])
+_NO_MESH = jax.sharding.AbstractMesh((), ())
 _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"])
 
 
@@ -137,7 +140,7 @@ class _Scalars:
         if key not in self._seen:
             self._alive.extend(operands)
             if all(_concrete(o) for o in operands):
-                with jax.ensure_compile_time_eval():
+                with jax.ensure_compile_time_eval(), jax.sharding.use_abstract_mesh(_NO_MESH):
                     self._seen[key] = np.asarray(function(*map(jnp.asarray, operands)))
             else:
                 self._seen[key] = function(*map(jnp.asarray, operands))
@@ -239,6 +242,8 @@ def _run(jaxpr, consts: Sequence[Value], inputs: Sequence[Value], scalars: _Scal
 
 def _equation(eqn, inputs: list[Value], scalars: _Scalars) -> list[Value]:
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape if eqn.outvars else ()
+    if name in _PLACEMENTS:
+        return inputs
     if name in _CALLS:
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if inner is not None:

@@ -108,7 +108,7 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
       ValueError: if `spec.implementation` cannot run this rule; the message says why.
     """
     wanted, wide = spec.implementation, [name for name, gate in gates.items() if gate.ndim > 0]
-    known = {**_inputs(spec, weights), **gates}
+    known = {**inputs(spec, weights), **gates}
     rule, map = getattr(spec.rule, "mirrored", None) or (spec.rule, None)
     if map is None or spec.step_per == "chunk":
         whole, links, stages, obstacle = _analyse(spec.rule, weights, rule_state, known)
@@ -194,7 +194,7 @@ def _low_rank(spec: Specification, weights, stages: tuple[Stage, ...]) -> bool:
     return thin and maps and len(before) < 2 and all(stage.kind == "linear" and stage.forgets for stage in before)
 
 
-def _inputs(spec: Specification, weights) -> dict[str, Any]:
+def inputs(spec: Specification, weights) -> dict[str, Any]:
     """The shapes of every layer's input at one token, and of their importance, for a rule that reads them."""
     if spec.step_per == "chunk" or not rules.reads_inputs(spec.rule, weights):
         return {}
