@@ -9,6 +9,8 @@ python -m nested_jax generate --config=experiments/quickstart.py --prompt="def "
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --state-out=FILE
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="class " --state-in=FILE --no-learn
 python -m nested_jax describe --config=experiments/quickstart.py:tiny
+python -m nested_jax compile  --config=experiments/families.py:titans-lmm@170m --topology=v5p:4x4x4
+python -m nested_jax plan     --config=experiments/families.py:titans-lmm@170m --topologies=v5e:4x4,h100:8
 python -m nested_jax sweep experiments/titans/table5.py --seeds=0,1,2
 python -m nested_jax table experiments/titans/table5.py
 python -m nested_jax table --all
@@ -96,6 +98,23 @@ def parser() -> argparse.ArgumentParser:
     about = "levels, periods, objectives, rules, parameters and state of a model as a table, and as a picture"
     described = command("describe", about, workdir=False)
     described.add_argument("--picture", metavar="FILE", help="draw what changes how often (.png, .svg, .pdf)")
+
+    about = "without an accelerator: whether a config fits a topology, and the FLOPs and collectives of a step"
+    compiled = command("compile", about, workdir=False)
+    compiled.add_argument("--topology", metavar="CHIP:SHAPE", help="v5p:4x4x4, h100:8 (default: the mesh, on CPUs)")
+
+    about = "predicted step time, tokens/s, hours and the binding resource of a config on topologies"
+    planned = command("plan", about, workdir=False)
+    shapes = "v5e:4x4,v5p:4x4x4,h100:8"
+    planned.add_argument("--topologies", type=_names, default=_names(shapes), metavar="CHIP:SHAPE,...", help=shapes)
+    planned.add_argument(
+        "--efficiency", type=float, default=0.4, help="share of the peak FLOP/s that products reach (0.4)"
+    )
+    planned.add_argument("--bandwidth", type=float, default=0.8, help="share of HBM's and network's bytes/s (0.8)")
+    planned.add_argument(
+        "--compiler", choices=("auto", "cpu", "tpu"), default="auto", help="auto: libtpu for TPUs if there"
+    )
+    planned.add_argument("--csv", metavar="FILE", help="write the table there, too")
 
     swept = command("sweep", "run every row of a table with every seed; go on with what was interrupted", workdir=True)
     swept.add_argument("--seeds", type=_numbers, default=(), metavar="N,N,...", help="seeds (default: the table's)")
@@ -203,6 +222,11 @@ def run(arguments: Sequence[str]) -> None:
     if options.command in ("sweep", "table"):
         return _run_table(options, overrides)
 
+    if options.command in ("compile", "plan"):
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # libtpu where it is installed is not to look for a TPU
+
     from nested_jax import config as configs
     from nested_jax.run import commands, evaluate, host
     from nested_jax.train.experiment import FREE, Experiment
@@ -210,6 +234,8 @@ def run(arguments: Sequence[str]) -> None:
     experiment = configs.load(options.config, overrides)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"config: get_config of {options.config} must return an Experiment, got {type(experiment)}")
+    if options.command in ("compile", "plan"):
+        return _run_ahead(experiment, overrides, options)
     processes.start(options.command, options, math.prod(dataclasses.astuple(experiment.mesh)))
     host.keep_freed_memory()
     chosen = getattr(options, "workdir", None)
@@ -221,6 +247,13 @@ def run(arguments: Sequence[str]) -> None:
         "describe": commands.describe,
     }
     return table[options.command](experiment, workdir, options)
+
+
+def _run_ahead(experiment: Any, overrides: Mapping[str, str], options: argparse.Namespace) -> None:
+    from nested_jax.run.compile import compile
+    from nested_jax.run.plan import plan
+
+    {"compile": compile, "plan": plan}[options.command](experiment, overrides, options)
 
 
 def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> None:
