@@ -2,19 +2,23 @@
 
 Every member of the axis holds a contiguous piece of the sequence, in whole chunks. *affine*: a piece acts on the state
 as an affine map, which members exchange (see `nested_jax.scan.pieces`). *ring*: the state travels from member to
-member. *shards*: memories that begin anew inside a piece need no exchange.
+member (see `nested_jax.scan.ring`). *shards*: memories that begin anew inside a piece need no exchange (TNT,
+arXiv 2511.07343, §3.2), what they have besides runs in a form of its own.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nested_jax import rules
+from nested_jax.memory.caching import Cached
+from nested_jax.memory.continuum import Continuum
 from nested_jax.memory.memory import Memory
-from nested_jax.memory.tnt import TNT
-from nested_jax.scan import pieces
+from nested_jax.memory.self_modifying import SelfModifying
+from nested_jax.memory.tnt import TNT, TNTState
+from nested_jax.scan import pieces, ring
 
 
 class Form(NamedTuple):
@@ -46,13 +50,11 @@ def form(memory: Any, dim: int | tuple[int, int] = 64, channels: Collection[str]
       >>> form(nj.Memory(nj.networks.Linear(), rule=rule, chunk_size=1)).kind
       'affine'
     """
-    found = _classify(memory, dim, channels)
-    return found if found.kind in RUNS else Form(None, found.reason)
-
-
-def _classify(memory: Any, dim: int | tuple[int, int], channels: Collection[str]) -> Form:
     if isinstance(memory, TNT):
-        return Form("shards", "local memories begin anew inside a piece")
+        kind, reason = form(memory.global_memory, dim)
+        return Form("shards", f"local memories begin anew inside a piece; the global memory: {kind}, {reason}")
+    if isinstance(memory, Cached | SelfModifying | Continuum):
+        return Form("ring", f"a piece of {type(memory).__name__} does not act on the state as an affine map")
     if not isinstance(memory, Memory):
         return Form(None, f"{type(memory).__name__} has no form for a split sequence")
     state = jax.eval_shape(lambda key: memory.start(memory.init(key, dim)), jax.random.key(0))
@@ -74,33 +76,25 @@ def fits(memory: Any, tokens: int, members: int) -> bool:
     A piece must also be as long as what a window reaches back to.
     """
     piece, rest = divmod(tokens, members)
-    windows = max(part.window for part in memory.parts.values())
+    if isinstance(memory, Continuum):
+        return not rest and piece > 0 and piece % memory.grid == 0
+    windows = max((part.window for part in memory.parts.values()), default=1)
     return not rest and piece > 0 and piece % memory.chunk_size == 0 and piece >= windows - 1
 
 
-def scan_across(
-    memory: Any,
-    axis: str,
-    states: Any,
-    keys: jax.Array,
-    values: jax.Array,
-    queries: jax.Array,
-    gates: Mapping[str, jax.Array],
-    reset: jax.Array | None = None,
-) -> tuple[jax.Array, Any]:
+def scan_across(memory: Any, axis: str, states: Any, *arguments: Any) -> tuple[jax.Array, Any]:
     """Writes and reads N sequences that are split over a mesh axis; to be called inside `jax.shard_map`.
 
-    The naive code is `jax.vmap(memory.scan)` on the whole sequences.
+    The naive code is `jax.vmap(memory.scan)` on the whole sequences. `jax.shard_map` takes `check_vma=False`: with True
+    the memory's own gradients would be summed over the members.
 
     Args:
       memory: a memory that has a form, see `form`.
       axis: the name of the mesh axis.
       states: the memory's states before the sequences, leading axis [N], the same on all members.
-      keys: [N, T, D_k], this member's piece, where `fits` holds.
-      values: [N, T, D_v].
-      queries: [N, T, D_k].
-      gates: name -> [N, T, ...], as for the memory's `scan`.
-      reset: bool [N, T / chunk_size], or None.
+      *arguments: what the memory's `scan` takes behind the state, of this member's piece, where `fits` holds. For an
+        `nj.Memory`, TNT and Cached: keys [N, T, D_k], values [N, T, D_v], queries [N, T, D_k], gates, name ->
+        [N, T, ...], and reset, bool [N, T / chunk_size], or None.
 
     Returns:
       y [N, T, D_v] of this member's piece, and the states after the whole sequences, the same on all members.
@@ -108,19 +102,37 @@ def scan_across(
     Raises:
       ValueError: if the memory has no form for a split sequence.
     """
-    dim = keys.shape[-1], values.shape[-1]
-    found = form(memory, dim, [name for name, gate in gates.items() if name != "window" and gate.ndim > 2])
+    if isinstance(memory, Memory):
+        keys, values, _, gates = arguments[:4]
+        channels = [name for name, gate in gates.items() if name != "window" and gate.ndim > 2]
+        found = form(memory, (keys.shape[-1], values.shape[-1]), channels)
+    else:
+        found = form(memory)
     if found.kind is None:
         raise ValueError(f"memory: expected one with a form for a split sequence, but {found.reason}")
-    return RUNS[found.kind](memory, axis, states, keys, values, queries, dict(gates), reset)
+    return RUNS[found.kind](memory, axis, states, *arguments)
 
 
-def _affine(memory: Memory, axis: str, states, keys, values, queries, gates, reset):
+def _affine(memory: Memory, axis: str, states, keys, values, queries, gates, reset=None) -> tuple[jax.Array, Any]:
     def one(*arguments):
         return pieces.scan(memory, axis, *arguments)
 
-    return jax.vmap(one)(states, keys, values, queries, gates, reset)
+    return jax.vmap(one)(states, keys, values, queries, dict(gates), reset)
 
 
-# (memory, axis, states, keys, values, queries, gates, reset) -> (y, states): what runs each kind of form.
-RUNS: dict[str, Callable[..., tuple[jax.Array, Any]]] = {"affine": _affine}
+def _ring(memory: Any, axis: str, states: Any, *arguments: Any) -> tuple[jax.Array, Any]:
+    return ring.scan(lambda state, xs: memory.scan(state, *xs), axis, states, arguments)
+
+
+def _shards(memory: TNT, axis: str, states: TNTState, keys, values, queries, gates, reset=None):
+    given = memory._given(jax.tree.map(lambda x: x[0], states), gates)
+    flags = None if reset is None else jax.vmap(lambda each: memory._global_reset(each, keys.shape[1]))(reset)
+    y, after = scan_across(
+        memory.global_memory, axis, states.global_memory, keys, values, queries, given["global"], flags
+    )
+    y, shards = jax.vmap(memory._with_local)(y, states.local_memories, keys, values, queries, given)
+    return y, TNTState(jnp.zeros_like(states.position), after, ring.from_last(axis, shards))
+
+
+# (memory, axis, states, *arguments) -> (y, states): what runs each kind of form.
+RUNS: dict[str, Callable[..., tuple[jax.Array, Any]]] = {"affine": _affine, "ring": _ring, "shards": _shards}

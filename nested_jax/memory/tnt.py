@@ -198,23 +198,14 @@ class TNT:
         Raises:
           ValueError: as `Memory.scan`.
         """
-        parts, tokens = self.parts, jnp.shape(keys)[0] if jnp.ndim(keys) else 0
+        tokens = jnp.shape(keys)[0] if jnp.ndim(keys) else 0
         self.global_memory._check_sequence(state.global_memory, keys, values, queries)
         check_reset(reset, tokens, self.chunk_size)
         given = self._given(state, dict(gates or {}))
-        if reset is not None:
-            chunks, chunk = -(-tokens // self.global_memory.chunk_size), self.global_memory.chunk_size
-            starts = jnp.arange(chunks) * chunk
-            reset = reset[starts // self.chunk_size] & (starts % self.chunk_size == 0)
-        y, after = self.global_memory.scan(state.global_memory, keys, values, queries, given["global"], reset)
-        shards = []
-        for (name, memory), size, shard in zip(
-            list(parts.items())[1:], self.shard_sizes, state.local_memories, strict=True
-        ):
-            read, shard = self._shards(memory, size, shard, (keys, values, queries, given[name]))
-            y += read
-            shards.append(shard)
-        return y, TNTState(jnp.full_like(state.position, tokens % self.chunk_size), after, tuple(shards))
+        flags = None if reset is None else self._global_reset(reset, tokens)
+        y, after = self.global_memory.scan(state.global_memory, keys, values, queries, given["global"], flags)
+        y, shards = self._with_local(y, state.local_memories, keys, values, queries, given)
+        return y, TNTState(jnp.full_like(state.position, tokens % self.chunk_size), after, shards)
 
     def step(
         self,
@@ -249,6 +240,22 @@ class TNT:
             asked = queries if shard.projection is None else _PROJECTION.recall(shard.projection, queries)
             y += memory.recall(shard.memory, asked)
         return y
+
+    def _global_reset(self, reset: jax.Array, tokens: int) -> jax.Array:
+        """Where documents begin, on the grid of the global memory's chunks."""
+        starts = jnp.arange(-(-tokens // self.global_memory.chunk_size)) * self.global_memory.chunk_size
+        return reset[starts // self.chunk_size] & (starts % self.chunk_size == 0)
+
+    def _with_local(
+        self, y: jax.Array, shards: tuple[Shard, ...], keys, values, queries, given: Mapping[str, Mapping]
+    ) -> tuple[jax.Array, tuple[Shard, ...]]:
+        """What the global memory answered and what the local ones add to it, and the shards after the last token."""
+        after = []
+        for (name, memory), size, shard in zip([*self.parts.items()][1:], self.shard_sizes, shards, strict=True):
+            read, shard = self._shards(memory, size, shard, (keys, values, queries, given[name]))
+            y += read
+            after.append(shard)
+        return y, tuple(after)
 
     def _shards(self, memory: Memory, size: int, shard: Shard, inputs) -> tuple[jax.Array, Shard]:
         """All shards of one local memory, the full ones side by side: y [T, D_v] and the last one's state.
