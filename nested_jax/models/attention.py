@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from nested_jax.models import sequence
 from nested_jax.models.config import AttentionConfig
 from nested_jax.models.layers import at_least_float32
 
@@ -182,6 +183,47 @@ def attend_in_blocks(
     return read.reshape(batch, blocks * window, *query.shape[2:])[:, :length]
 
 
+class Tokens(NamedTuple):
+    """Tokens: query, key and value [B, T, H, D], and the document of each, [B, T]."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    segments: jax.Array
+
+
+Past = tuple[jax.Array, jax.Array, jax.Array]  # keys, values [B, S, H, D], documents [B, S] of the places before
+
+
+def _extend(
+    new: Tokens, past: Past, window: int | None, rope_base: float | None, persistent: Persistent | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Attention over cached and new places: [B, T, H, D], and the last S keys and values."""
+    keys, values, segments = (jnp.concatenate(x, axis=1) for x in zip(past, new[1:], strict=True))
+    if window is not None and new.query.shape[1] > window:
+        read = attend_in_blocks(new.query, keys, values, new.segments, segments, window, rope_base, persistent)
+    else:
+        read = attend(new.query, keys, values, new.segments, segments, window, rope_base, persistent)
+    places = past[0].shape[1]
+    return read, keys[:, -places:], values[:, -places:]
+
+
+def _split_window(
+    new: Tokens, past: Past, window: int, rope_base: float | None, persistent: Persistent | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """:func:`_extend` for a window over a split sequence: a piece's cache is the end of the pieces before it."""
+
+    def piece(new: Tokens, past: Past, persistent: Persistent | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        key, value, segments = (sequence.before(x, first) for x, first in zip(new[1:], past, strict=True))
+        read, keys, values = _extend(new, (key, value, segments), window, rope_base, persistent)
+        return read, sequence.from_last(keys), sequence.from_last(values)
+
+    at = sequence.Places(new.query.shape[0], new.query.shape[2])
+    now, cached = at.time_heads, at.any_heads
+    specs = Tokens(*cast(Any, (now, now, now, at.time))), (cached, cached, at.rows), at.shared
+    return sequence.split(piece, specs, (now, cached, cached))(new, past, persistent)
+
+
 class Attention(nn.Module):
     """Attention over given queries, keys and values, with the cache written out; it has no parameters of its own.
 
@@ -234,20 +276,19 @@ class Attention(nn.Module):
         segments = jnp.zeros((batch, length), jnp.int32) if segments is None else segments.astype(jnp.int32)
         past = self.start(batch) if state is None else state
         places = past.key.shape[1]
-        filled = jnp.arange(places)[None] >= places - past.length[:, None]
-        keys = jnp.concatenate([past.key, key], axis=1)
-        values = jnp.concatenate([past.value, value], axis=1)
-        key_segments = jnp.concatenate([jnp.where(filled, 0, -1), segments], axis=1)
-        if window is not None and length > window:
-            read = attend_in_blocks(query, keys, values, segments, key_segments, window, base, persistent)
-        elif state is None:
+        filled = jnp.where(jnp.arange(places)[None] >= places - past.length[:, None], 0, -1)
+        new, old = Tokens(query, key, value, segments), (past.key, past.value, filled)
+        members = sequence.members()
+        if window is not None and members > 1 and length % members == 0:
+            read, keys, values = _split_window(new, old, window, base, persistent)
+        elif state is None and (window is None or length <= window):
             read = attend(query, key, value, segments, segments, window, base, persistent)
+            keys, values = (jnp.concatenate(x, axis=1)[:, -places:] for x in ((past.key, key), (past.value, value)))
         else:
-            read = attend(query, keys, values, segments, key_segments, window, base, persistent)
+            read, keys, values = _extend(new, old, window, base, persistent)
         last = segments[:, -1:]
         seen = jnp.sum(segments == last, axis=1) + jnp.where(last[:, 0] == 0, past.length, 0)
-        seen = jnp.minimum(seen, places).astype(jnp.int32)
-        return read, AttentionState(keys[:, -places:], values[:, -places:], seen)
+        return read, AttentionState(keys, values, jnp.minimum(seen, places).astype(jnp.int32))
 
     def _check_room(self, length: int, state: AttentionState | None) -> None:
         if self.config.window is not None:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from nested_jax.models import sequence
+
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
     """Returns the precision for sums that must not be rounded to bfloat16: float32, or float64 when computing in it."""
@@ -30,7 +32,11 @@ def rms_normalise(inputs: jax.Array, scale: jax.Array, epsilon: float = 1e-6) ->
 
 
 def causal_convolution(
-    inputs: jax.Array, kernel: jax.Array, buffer: jax.Array, segments: jax.Array | None = None
+    inputs: jax.Array,
+    kernel: jax.Array,
+    buffer: jax.Array,
+    segments: jax.Array | None = None,
+    before: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     r"""Mixes every feature with its own last inputs: :math:`y_t = \sum_{j<W} w_j \odot x_{t-j}`.
 
@@ -40,8 +46,9 @@ def causal_convolution(
       inputs: [B, T, F].
       kernel: [W, F]; row 0 weighs the current token, row j the one j places before.
       buffer: [B, W - 1, F], the inputs just before; zeros at the beginning of a document.
-      segments: optional [B, T], the number of the document a token is in, non-decreasing; ``buffer`` is in document 0.
-        Tokens of other documents count as zeros.
+      segments: optional [B, T], the number of the document a token is in, non-decreasing. Tokens of other documents
+        count as zeros.
+      before: optional [B, W - 1], the documents of ``buffer``; None for document 0.
 
     Returns:
       The outputs [B, T, F] and the next ``buffer``.
@@ -52,7 +59,8 @@ def causal_convolution(
     taps = [padded[:, width - 1 - j : width - 1 - j + length] for j in range(width)]
     buffer = padded[:, length:]
     if segments is not None:
-        around = jnp.concatenate([jnp.zeros((batch, width - 1), segments.dtype), segments], axis=1)
+        before = jnp.zeros((batch, width - 1), segments.dtype) if before is None else before
+        around = jnp.concatenate([before, segments], axis=1)
         taps = [
             jnp.where((around[:, width - 1 - j : width - 1 - j + length] == segments)[..., None], tap, 0)
             for j, tap in enumerate(taps)
@@ -95,8 +103,27 @@ class CausalConvolution(nn.Module):
         self, inputs: jax.Array, buffer: jax.Array, segments: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         initial = nn.initializers.normal(self.width**-0.5)
-        kernel = self.param("kernel", initial, (self.width, inputs.shape[-1]), jnp.float32)
-        return causal_convolution(inputs, kernel.astype(self.dtype), buffer, segments)
+        kernel = self.param("kernel", initial, (self.width, inputs.shape[-1]), jnp.float32).astype(self.dtype)
+        members = sequence.members()
+        if members == 1 or inputs.shape[1] % members:
+            return causal_convolution(inputs, kernel, buffer, segments)
+        places = sequence.Places(inputs.shape[0], inputs.shape[-1])
+        return sequence.split(
+            _convolve_piece,
+            (places.time_heads, places.shared, places.any_heads, places.time),
+            (places.time_heads, places.any_heads),
+        )(inputs, kernel, buffer, segments)
+
+
+def _convolve_piece(
+    inputs: jax.Array, kernel: jax.Array, buffer: jax.Array, segments: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`causal_convolution` of one piece of a split sequence; the next buffer is that of the whole."""
+    earlier = None
+    if segments is not None:
+        earlier = sequence.before(segments, jnp.zeros((inputs.shape[0], kernel.shape[0] - 1), segments.dtype))
+    outputs, buffer = causal_convolution(inputs, kernel, sequence.before(inputs, buffer), segments, earlier)
+    return outputs, sequence.from_last(buffer)
 
 
 class SwiGLU(nn.Module):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import Cached, Memory, objectives
+from nested_jax.memory import Cached, Memory, SelfModifying, across, objectives
 from nested_jax.memory.features import l2_normalise
+from nested_jax.models import sequence
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gate, Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32
@@ -41,6 +43,28 @@ def resets(segments: jax.Array, chunk_size: int) -> jax.Array:
     first = segments[:, ::chunk_size]
     before = segments[:, chunk_size - 1 :: chunk_size][:, : first.shape[1] - 1]
     return first != jnp.concatenate([jnp.zeros_like(first[:, :1]), before], axis=1)
+
+
+def _fold(run: Callable[..., Any], state: Any, arguments: tuple[Any, ...], reset: jax.Array | None) -> Any:
+    """Calls `run` with rows and heads on one leading axis, and takes them apart in what it returns.
+
+    Args:
+      run: (state, *arguments, reset), all with a leading axis [B · H], -> ([B · H, T, D], the next state), or None.
+      state: with leading axes [B, H].
+      arguments: [B, T, H, ...].
+      reset: [B, C] or None.
+
+    Returns:
+      [B, T, H, D] and the next state; or None.
+    """
+    batch, length, heads = jax.tree.leaves(arguments)[0].shape[:3]
+    before = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
+    folded = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:]), arguments)
+    found = run(before, *folded, None if reset is None else jnp.repeat(reset, heads, axis=0))
+    if found is None:
+        return None
+    read, after = jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), found)
+    return jnp.moveaxis(read, 1, 2), after
 
 
 class Memories(nn.Module):
@@ -94,24 +118,34 @@ class Memories(nn.Module):
 
     def _scan(self, state: Any, arguments: tuple[Any, ...], segments: jax.Array | None) -> tuple[jax.Array, Any]:
         """T tokens, all heads and rows at once: what a memory's `scan` takes, [B, T, H, ...] -> [B, T, H, D], state."""
-        batch, length = jax.tree.leaves(arguments)[0].shape[:2]
-        heads, memory = self.config.heads, self.config.memory
-        reset = None if segments is None else jnp.repeat(resets(segments, memory.chunk_size), heads, axis=0)
-
-        def fold(x: jax.Array) -> jax.Array:  # [B, T, H, ...] -> [B * H, T, ...]
-            return jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:])
-
-        def unfold(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x.reshape(batch, heads, *x.shape[1:]), 1, 2)
-
+        first = jax.tree.leaves(arguments)[0]
+        batch, length, heads = first.shape[:3]
+        memory = self.config.memory
         if self.is_initializing():  # only the parameters matter then
             return jnp.zeros((batch, length, heads, self._head_dim), at_least_float32(self.dtype)), state
-        before = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state)
-        folded: tuple[Any, ...] = before, *jax.tree.map(fold, arguments), reset
-        read, after = jax.vmap(memory.scan)(*folded)
+        reset = None if segments is None else resets(segments, memory.chunk_size)
+        if self._splits(arguments, length):
+            at = sequence.Places(batch, heads)
+            specs = at.heads, at.time_heads, at.time
+            read, after = sequence.split(
+                lambda *piece: _fold(functools.partial(across.scan_across, memory, sequence.AXIS), *piece),
+                specs,
+                (at.time_heads, at.heads),
+            )(state, arguments, reset)
+        else:
+            read, after = _fold(jax.vmap(memory.scan), state, arguments, reset)
         if self.is_mutable_collection("diagnostics"):
-            self._diagnose(*folded)
-        return unfold(read), jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), after)
+            _fold(self._diagnose, state, arguments, reset)
+        return read, after
+
+    def _splits(self, arguments: tuple[Any, ...], length: int) -> bool:
+        """Whether the mesh in context splits the sequence, into pieces that the memory can run over."""
+        memory, members = self.config.memory, sequence.members()
+        if members == 1 or isinstance(memory, SelfModifying) or not across.fits(memory, length, members):
+            return False
+        keys, values, _, gates = arguments
+        channels = [name for name, gate in gates.items() if name != "window" and gate.ndim > 3]
+        return across.form(memory, (keys.shape[-1], values.shape[-1]), channels).kind is not None
 
     def _step(self, state: Any, arguments: tuple[Any, ...]) -> tuple[jax.Array, Any]:
         """One token: what a memory's `step` takes, [B, H, ...] -> [B, H, D] and the next state."""
