@@ -54,7 +54,7 @@ def form(memory: Any, dim: int | tuple[int, int] = 64, channels: Collection[str]
         kind, reason = form(memory.global_memory, dim)
         return Form("shards", f"local memories begin anew inside a piece; the global memory: {kind}, {reason}")
     if isinstance(memory, Cached | SelfModifying | Continuum):
-        return Form("ring", f"a piece of {type(memory).__name__} does not act on the state as an affine map")
+        return Form("ring", "the state goes from member to member")
     if not isinstance(memory, Memory):
         return Form(None, f"{type(memory).__name__} has no form for a split sequence")
     state = jax.eval_shape(lambda key: memory.start(memory.init(key, dim)), jax.random.key(0))
@@ -66,8 +66,8 @@ def form(memory: Any, dim: int | tuple[int, int] = 64, channels: Collection[str]
     }
     reason = pieces.obstacle(memory, state.weights, state.rule_state, gates)
     if not reason:
-        return Form("affine", "a piece acts on the state as an affine map")
-    return Form("ring", f"a piece does not act on the state as an affine map, as {reason}")
+        return Form("affine", "a piece is an affine map of the state")
+    return Form("ring", f"a piece is no affine map of the state: {reason}")
 
 
 def fits(memory: Any, tokens: int, members: int) -> bool:

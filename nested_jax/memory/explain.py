@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from nested_jax.memory import across
 from nested_jax.memory.memory import Memory
 from nested_jax.memory.slots import SlotMemory
 
 
 def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
-    """Prints what the engine reads off a memory's rule, and the path it chose, in words.
+    """Prints what the engine reads off a memory's rule, the path it chose, and how that goes over a split sequence.
 
     Args:
       memory: an `nj.Memory`, or what is made of several (`nj.memory.TNT`, `Cached`, `SelfModifying`, `Continuum`), of
@@ -25,14 +26,16 @@ def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
       >>> nj.explain(one)
       scale_by_learning_rate(): elementwise-linear
       implementation: dual. Chunk by chunk: response, as masked attention, no weights of a token are formed.
+      split sequence: ring. A piece is no affine map of the state: its network has other weights than one matrix.
 
       >>> nj.explain(nj.memory.Cached(one))
       memory:
         scale_by_learning_rate(): elementwise-linear
         implementation: dual. Chunk by chunk: response, as masked attention, no weights of a token are formed.
+      split sequence: ring. The state goes from member to member.
     """
     if isinstance(memory, Memory):
-        print("\n".join(_lines(memory, dim)))
+        print("\n".join([*_lines(memory, dim), _split(memory, dim)]))
         return
     if isinstance(memory, SlotMemory):
         for number, level in enumerate(memory.levels):
@@ -43,12 +46,14 @@ def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
                     *_lines(memory.linear, (level.slots, level.width + memory.key_dim)),
                 ]
             print("\n  ".join([f"level {number}:", *lines]))
+        print(_split(memory, dim))
         return
     found = list(_memories(memory))
     if not found:
         raise ValueError(f"memory: expected an nj.Memory or a system of them, got {type(memory).__name__}")
     for name, one in found:
         print("\n  ".join([f"{name}:", *_lines(one, dim)]))
+    print(_split(memory, dim))
 
 
 def _lines(memory: Memory, dim: int | tuple[int, int]) -> Iterator[str]:
@@ -58,6 +63,11 @@ def _lines(memory: Memory, dim: int | tuple[int, int]) -> Iterator[str]:
         notes += ["reads the weights"] * found.reads_weights + ["with a clock"] * found.clock
         yield f"{name}: {', '.join(notes)}" + (f" ({found.reason})" if found.reason else "")
     yield f"implementation: {plan.implementation}. {plan.reason[0].upper()}{plan.reason[1:]}."
+
+
+def _split(memory: Any, dim: int | tuple[int, int]) -> str:
+    found = across.form(memory, dim)
+    return f"split sequence: {found.kind or 'gathered'}. {found.reason[0].upper()}{found.reason[1:]}."
 
 
 def _memories(system: Any) -> Iterator[tuple[str, Memory]]:

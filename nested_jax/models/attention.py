@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from nested_jax.models import sequence
 from nested_jax.models.config import AttentionConfig
 from nested_jax.models.layers import at_least_float32
+from nested_jax.scan import ring
 
 
 class AttentionState(NamedTuple):
@@ -216,7 +217,7 @@ def _split_window(
     def piece(new: Tokens, past: Past, persistent: Persistent | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         key, value, segments = (sequence.before(x, first) for x, first in zip(new[1:], past, strict=True))
         read, keys, values = _extend(new, (key, value, segments), window, rope_base, persistent)
-        return read, sequence.from_last(keys), sequence.from_last(values)
+        return read, *ring.from_last(sequence.AXIS, (keys, values))
 
     at = sequence.Places(new.query.shape[0], new.query.shape[2])
     now, cached = at.time_heads, at.any_heads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import Memory
+from nested_jax.memory import Memory, across
 from nested_jax.memory.continuum import Continuum
 from nested_jax.memory.networks import GatedMLP
+from nested_jax.models import sequence
 from nested_jax.models.config import LevelConfig
 from nested_jax.models.gates import Gates
 from nested_jax.models.layers import at_least_float32
@@ -84,7 +86,12 @@ class ContinuumLayer(nn.Module):
         if self.is_initializing():
             return jnp.zeros_like(inputs), state
         reset = None if segments is None else resets(segments, self.system.grid)
-        read, memory = jax.vmap(self.system.scan)(state.memory, x, values, gates, reset)
+        run = jax.vmap(self.system.scan)
+        if sequence.splits(self.system, x.shape[1]):
+            at, across_pieces = sequence.Places(len(x), 1), functools.partial(across.scan_across, self.system)
+            places = at.rows, at.time, at.time, at.time, at.time
+            run = sequence.split(functools.partial(across_pieces, sequence.AXIS), places, (at.time, at.rows))
+        read, memory = run(state.memory, x, values, gates, reset)
         return self._change(inputs, read), MemoryLayerState(memory, None)
 
     def step(

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from nested_jax.models import sequence
+from nested_jax.scan import ring
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
@@ -123,7 +124,7 @@ def _convolve_piece(
     if segments is not None:
         earlier = sequence.before(segments, jnp.zeros((inputs.shape[0], kernel.shape[0] - 1), segments.dtype))
     outputs, buffer = causal_convolution(inputs, kernel, sequence.before(inputs, buffer), segments, earlier)
-    return outputs, sequence.from_last(buffer)
+    return outputs, ring.from_last(sequence.AXIS, buffer)
 
 
 class SwiGLU(nn.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from nested_jax.memory import Cached, Memory, SelfModifying, across, objectives
+from nested_jax.memory import Cached, Memory, across, objectives
 from nested_jax.memory.features import l2_normalise
 from nested_jax.models import sequence
 from nested_jax.models.config import MemoryConfig
@@ -118,34 +118,21 @@ class Memories(nn.Module):
 
     def _scan(self, state: Any, arguments: tuple[Any, ...], segments: jax.Array | None) -> tuple[jax.Array, Any]:
         """T tokens, all heads and rows at once: what a memory's `scan` takes, [B, T, H, ...] -> [B, T, H, D], state."""
-        first = jax.tree.leaves(arguments)[0]
-        batch, length, heads = first.shape[:3]
+        batch, length, heads = jax.tree.leaves(arguments)[0].shape[:3]
         memory = self.config.memory
         if self.is_initializing():  # only the parameters matter then
             return jnp.zeros((batch, length, heads, self._head_dim), at_least_float32(self.dtype)), state
         reset = None if segments is None else resets(segments, memory.chunk_size)
-        if self._splits(arguments, length):
+        if sequence.splits(memory, length):
             at = sequence.Places(batch, heads)
-            specs = at.heads, at.time_heads, at.time
-            read, after = sequence.split(
-                lambda *piece: _fold(functools.partial(across.scan_across, memory, sequence.AXIS), *piece),
-                specs,
-                (at.time_heads, at.heads),
-            )(state, arguments, reset)
+            run = functools.partial(_fold, functools.partial(across.scan_across, memory, sequence.AXIS))
+            inputs, outputs = (at.heads, at.time_heads, at.time), (at.time_heads, at.heads)
+            read, after = sequence.split(run, inputs, outputs)(state, arguments, reset)
         else:
             read, after = _fold(jax.vmap(memory.scan), state, arguments, reset)
         if self.is_mutable_collection("diagnostics"):
             _fold(self._diagnose, state, arguments, reset)
         return read, after
-
-    def _splits(self, arguments: tuple[Any, ...], length: int) -> bool:
-        """Whether the mesh in context splits the sequence, into pieces that the memory can run over."""
-        memory, members = self.config.memory, sequence.members()
-        if members == 1 or isinstance(memory, SelfModifying) or not across.fits(memory, length, members):
-            return False
-        keys, values, _, gates = arguments
-        channels = [name for name, gate in gates.items() if name != "window" and gate.ndim > 3]
-        return across.form(memory, (keys.shape[-1], values.shape[-1]), channels).kind is not None
 
     def _step(self, state: Any, arguments: tuple[Any, ...]) -> tuple[jax.Array, Any]:
         """One token: what a memory's `step` takes, [B, H, ...] -> [B, H, D] and the next state."""

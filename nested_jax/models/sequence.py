@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from nested_jax.memory import across
+
 AXIS = "sequence"
 _ROWS, _HEADS = ("data", "fsdp"), ("tensor",)
 
@@ -31,6 +33,12 @@ def members() -> int:
     if AXIS not in mesh.axis_names or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return 1
     return mesh.shape[AXIS]
+
+
+def splits(memory: Any, length: int) -> bool:
+    """Returns whether a sequence of this length runs in pieces: it is split, and the memory can run over the pieces."""
+    count = members()
+    return count > 1 and across.fits(memory, length, count) and across.form(memory).kind is not None
 
 
 class Places:
@@ -89,9 +97,3 @@ def before(piece: jax.Array, first: jax.Array) -> jax.Array:
     places = jnp.arange(count) + jax.lax.axis_index(AXIS) * length
     own = jnp.expand_dims(places < count, (0, *range(2, piece.ndim)))
     return jnp.where(own, jnp.take(first, jnp.minimum(places, count - 1), axis=1), jnp.concatenate(received, axis=1))
-
-
-def from_last(array: jax.Array) -> jax.Array:
-    """What the member of the last piece has, on all members; to be called inside :func:`split`."""
-    last = jax.lax.axis_index(AXIS) == jax.lax.axis_size(AXIS) - 1
-    return jax.lax.psum(jnp.where(last, array, jnp.zeros_like(array)), AXIS)

@@ -62,9 +62,6 @@ def obstacle(spec: Specification, weights, rule_state, gates: Mapping[str, Any])
         return "its rule has a clock"
     if whole.channels or any(gate.ndim > 0 for gate in gates.values()):
         return "its rule has a value per channel"
-    (matrix,) = jax.tree.leaves(weights)
-    if any(leaf.dtype != matrix.dtype for leaf in jax.tree.leaves(rule_state)):
-        return "its rule's state has another precision than the weights"
     if spec.step_per == "token":
         plan = _plan(spec, weights, rule_state, gates)
         if plan.implementation == "scan":
