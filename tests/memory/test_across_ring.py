@@ -1,6 +1,7 @@
 """Memories whose pieces are no affine maps, on sequences split over a mesh axis: as on one device, with gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def compare(name: str, tolerance: float):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    "name", [n if n in ("mlp", "tnt") else pytest.param(n, marks=pytest.mark.slow) for n in MEMORIES]
+    "name", [name if name == "mlp" else pytest.param(name, marks=pytest.mark.slow) for name in MEMORIES]
 )
 def test_outputs_last_states_and_gradients_are_those_of_one_device(name):
     compare(name, 1e-10)
@@ -105,3 +106,33 @@ def test_outputs_last_states_and_gradients_are_those_of_one_device(name):
 @pytest.mark.parametrize("name", ["mlp", "deep tnt", "self-modifying"])
 def test_single_precision(name):
     compare(name, 1e-5)
+
+
+def pieces(function, *given) -> tuple[list[str], jax.Array]:
+    """What a function of states and pieces exchanges as compiled, and its result."""
+    mesh = jax.make_mesh((MEMBERS,), ("time",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:MEMBERS])
+    specs = {"in_specs": (P(), P(None, "time")), "out_specs": P(None, "time")}
+    ran = jax.jit(jax.shard_map(function, mesh=mesh, check_vma=False, **specs)).lower(*given).compile()
+    found = re.findall(r"= \S+ (all-[\w-]+|collective-[\w-]+|reduce-scatter)\(", ran.as_text())
+    return found, ran(*jax.device_put(given, ran.input_shardings[0]))
+
+
+@pytest.mark.usefixtures("x64")
+def test_local_memories_exchange_nothing():
+    """Without the global memory there is no collective, with it only its own: one all-gather, as it is linear."""
+    memory = MEMORIES["tnt"]
+    weights, (*inputs, gates), _ = arguments("tnt")
+    states, given = jax.vmap(memory.start)(weights), {part: gates for part in memory.parts}
+
+    def local(states, xs):
+        return jax.vmap(memory._with_local)(jnp.zeros_like(xs[0][1]), states.local_memories, *xs[0], xs[1])[0]
+
+    exchanged, alone = pieces(local, states, (inputs, given))
+    assert exchanged == []
+    exchanged, both = pieces(
+        lambda states, xs: across.scan_across(memory, "time", states, *xs)[0], states, (*inputs, gates)
+    )
+    assert exchanged == ["all-gather"]
+    whole_sequences = jax.jit(lambda states, xs: jax.vmap(memory.scan)(states, *xs)[0])(states, (*inputs, gates))
+    np.testing.assert_allclose(both, whole_sequences, rtol=1e-10, atol=1e-10)
+    assert float(jnp.max(jnp.abs(both - alone))) > 0.01
