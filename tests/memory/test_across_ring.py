@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -28,7 +29,7 @@ def level(period: int) -> nj.Memory:
 MEMORIES = {
     "mlp": ONE,
     "atlas": nj.Memory(nj.networks.Linear(), rule=nj.rules.atlas(steps=2), chunk_size=4, window=3),
-    "adam": nj.Memory(MLP, rule=nj.rules.adam(0.01), chunk_size=4),
+    "adam": nj.Memory(MLP, rule=optax.adam(0.01), chunk_size=4),
     "tnt": nj.memory.TNT(LINEAR, (LINEAR,), shard_size=8),
     "deep tnt": nj.memory.TNT(HOPE, (ONE, LINEAR), shard_size=(4, 8)),
     "cached": nj.memory.Cached(ONE, segment_size=8, capacity=2),
