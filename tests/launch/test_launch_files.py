@@ -17,7 +17,7 @@ from nested_jax.run.main import parser, split_overrides
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 FILES = sorted(path.name for path in LAUNCH.iterdir() if path.is_file())
-SCRIPTS = ("slurm.sbatch", "tpu_vm.sh")
+SCRIPTS = ("slurm.sbatch", "tpu_vm.sh", "../tests/launch/slurm_node.sh")
 
 
 def read(name):
@@ -107,17 +107,32 @@ def run_with_stubs(tmp_path, name, stub, *arguments, **environment):
 
 
 def test_slurm_starts_a_task_per_process(tmp_path):
-    code, lines, _ = run_with_stubs(
-        tmp_path, "slurm.sbatch", "srun", "experiments/a.py:tiny", "/runs/a b", "--config.mesh.data=2", PYTHON="python3"
-    )
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b/report.json").touch()
+    arguments = ("experiments/a.py:tiny", f"{tmp_path}/a b", "--config.mesh.data=2")
+    code, lines, _ = run_with_stubs(tmp_path, "slurm.sbatch", "srun", *arguments, PYTHON="python3")
     assert code == 0
     assert lines == [
-        "--kill-on-bad-exit=1 --label python3 -u -m nested_jax train experiments/a.py:tiny --workdir=/runs/a b "
-        "--config.mesh.data=2"
+        "--kill-on-bad-exit=1 --label python3 -u -m nested_jax train experiments/a.py:tiny "
+        f"--workdir={tmp_path}/a b --config.mesh.data=2"
     ]
     code, lines, error = run_with_stubs(tmp_path / "..", "slurm.sbatch", "srun", "experiments/a.py")
     assert code == 2
     assert "usage: sbatch" in error
+
+
+@pytest.mark.parametrize(("when", "finished", "again"), [("2026-11-25", 0, 1), ("2026-11-25", 1, 0), ("None", 0, 0)])
+def test_slurm_is_asked_to_queue_a_preempted_job_again(tmp_path, when, finished, again):
+    log = tmp_path / "asked"
+    for name, does in {"srun": "exit 0", "scontrol": f'echo "$*" >> {log}; echo "PreemptTime={when}"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    if finished:
+        (tmp_path / "report.json").touch()
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    run = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "a.py", tmp_path], env=variables, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert ("requeue 7" in log.read_text() if log.exists() else False) == bool(again)
 
 
 def test_a_tpu_slice_is_asked_for_in_the_queue(tmp_path):
