@@ -19,7 +19,14 @@ _TICKS_PER_MEMBER = 4
 
 
 def default_groups(items: int, members: int) -> int:
-    """The largest divisor of `items` up to 4 · `members`: at best 4/5 of the ticks are busy (our choice).
+    """The largest divisor of `items` up to 4 · `members`, with which 4/5 of the ticks are busy (our choice).
+
+    Args:
+      items: N.
+      members: R.
+
+    Returns:
+      G.
 
     Example:
       >>> default_groups(48, 4), default_groups(6, 4), default_groups(17, 4)
