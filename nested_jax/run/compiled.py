@@ -200,11 +200,19 @@ def topology_mesh(name: str, sizes: Mapping[str, int]) -> Mesh:
 
     Args:
       name: of the topology, `v5p:4x4x4`.
-      sizes: devices per axis; their product is what the topology has.
+      sizes: devices per axis.
+
+    Raises:
+      ValueError: if libtpu knows no such topology, or it has another number of devices.
     """
     from jax.experimental import topologies
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"topology {name!r} is none that libtpu knows: {str(error).splitlines()[0]}") from error
+    if len(devices) != math.prod(sizes.values()):
+        raise ValueError(f"topology {name!r} has {len(devices)} devices for libtpu, the mesh {dict(sizes)}")
     return Mesh(
         np.array(devices).reshape([sizes[axis] for axis in AXES]), AXES, axis_types=(AxisType.Auto,) * len(AXES)
     )

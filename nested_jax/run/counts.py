@@ -15,7 +15,8 @@ from nested_jax.run.hlo import Array, Executed, Instruction, Program, group_size
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _FREE = frozenset(
     ["parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "while", "conditional", "call"]
-    + ["after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "domain"]
+    + ["after-all", "partition-id", "replica-id", "opt-barrier", "add-dependency", "domain", "async-start"]
+    + ["async-update"]
 )
 
 
@@ -202,9 +203,9 @@ def _traffic(one: Executed, program: Program) -> int:
     if instruction.opcode in ("gather", "dynamic-slice", "dynamic-update-slice", "scatter"):
         return _ends(one)
     reads = sum(array.nbytes for array in _operands(one) if array.space == 0)
-    if instruction.opcode.endswith("-start"):
-        results = instruction.results[:1]
-        return min(reads, sum(array.nbytes for array in results)) + sum(a.nbytes for a in results if a.space == 0)
+    if instruction.opcode.endswith("-start") and len(instruction.results) > 1:
+        given = instruction.results[instruction.opcode != "copy-start"]  # beside it are the operand and a semaphore
+        return min(reads, given.nbytes) + (given.nbytes if given.space == 0 else 0)
     return reads + _given(instruction)
 
 

@@ -67,7 +67,7 @@ def predict(found: Compiled, chosen: Topology, efficiency: float, bandwidth: flo
     products = sum(flops / chip.flops[kind] for kind, flops in found.flops.items() if kind != "unknown")
     sent = sum(one.sent / chip.sends(one.kind, one.group) for one in found.counts.collectives)
     return Prediction(
-        compute=products / chosen.chips * repeated(found) / efficiency,
+        compute=products / chosen.chips * max(repeated(found), 1) / efficiency,
         memory=found.counts.traffic * chip.devices / chip.bandwidth / bandwidth,
         network=sent * chip.devices / bandwidth,
     )
@@ -151,7 +151,7 @@ def assumptions(experiment: Experiment, topologies: Sequence[Topology], options:
         "TPU links are all busy, as in a torus with wrap-around; GPUs stand in nodes of eight, a port each.",
         "Counts of 'CPU' rows: HBM is what products, gathers, slices and collectives touch, all else being fused "
         "into them, a lower bound; bfloat16 is counted as the CPU computes and sends it, as float32; memory has the "
-        "CPU's temporaries, an upper bound.",
+        "CPU's temporaries, more than an accelerator's as a rule.",
         "MFU is 6 · parameters · tokens over the bfloat16 peak. Evaluation, checkpoints and compiling come on top.",
         *(f"{name}: {source}" for name, source in chips.items()),
     ]

@@ -168,6 +168,21 @@ def test_traffic_of_a_tpu_program():
     assert count(TPU, 4).traffic == loop + gathers + 2 * row
 
 
+@pytest.mark.parametrize(
+    ("line", "traffic"),
+    [
+        ("(f32[6,8]{1,0:S(1)}, f32[6,8]{1,0}, u32[]) copy-start(%x)", 6 * 8 * 4),
+        ("(f32[6,8]{1,0}, f32[2,8]{1,0}, u32[]) slice-start(%x)", 2 * 2 * 8 * 4),
+        ("f32[6,8]{1,0} copy-done(%x)", 0),
+        ("f32[6,8]{1,0} copy(%x)", 2 * 6 * 8 * 4),
+        ("f32[6,8]{1,0:S(1)} copy(%x)", 6 * 8 * 4),
+    ],
+)
+def test_traffic_of_copies(line, traffic):
+    text = f"ENTRY %main (x: f32[6,8]) -> f32[] {{\n  %x = f32[6,8]{{1,0}} parameter(0)\n  ROOT %c = {line}\n}}\n"
+    assert count(text, 1).traffic == traffic
+
+
 def test_conditions_without_a_bound_are_unknown():
     assert count(TPU.replace("direction=LT", "direction=NE"), 4)[-1] == 1
     known = TPU.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"9"}}')

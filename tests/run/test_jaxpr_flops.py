@@ -49,9 +49,14 @@ def test_batches_and_branches():
     assert product_flops(jax.vmap(dense, (0, None)), many, W) == {"float32": 5 * DENSE}
 
     def either(flag, x, w):
-        return jax.lax.cond(flag, lambda: dense(x, w), lambda: dense(x, w) + dense(x, w))
+        return jax.lax.cond(flag, lambda: dense(x, w) + dense(x, w), lambda: dense(x, w))
 
-    assert product_flops(either, jax.ShapeDtypeStruct((), jnp.bool_), X, W) == {"float32": 2 * DENSE}
+    def other(flag, x, w):
+        return either(~flag, x, w) + jax.lax.cond(flag, lambda: 0.0, lambda: dense(x, w))
+
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    assert product_flops(either, flag, X, W) == {"float32": 2 * DENSE}  # the longer branch
+    assert product_flops(other, flag, X, W) == {"float32": 3 * DENSE}
 
 
 def test_loops_of_unknown_length_are_told():
