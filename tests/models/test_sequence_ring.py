@@ -28,7 +28,6 @@ CASES = {
     "hope": (SelfModifying(HOPE, HOPE), {"levels": LEVELS}),
     "nested levels": (DEEP, {"levels": LEVELS, "topology": "nested"}),
     "gate": (DEEP, {"blocks": ("mag",)}),
-    "context": (DEEP, {"blocks": ("mac",)}),
 }
 
 
