@@ -151,6 +151,46 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return list(_differences(a, b, ""))
 
 
+def completed(description: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A description of an older config, with the fields that its dataclasses have got since, at their defaults.
+
+    Args:
+      description: as `to_dict` made it, before fields with defaults were added to the dataclasses in it.
+      config: a config of today, whose types say which fields there are.
+
+    Returns:
+      The description, for `differences`; where the types are other ones, it is left as it is.
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass
+      ... class Model:
+      ...     dim: int
+      ...     depth: int = 1
+      >>> completed({"__type__": "Model", "dim": 64}, Model(dim=32))
+      {'__type__': 'Model', 'dim': 64, 'depth': 1}
+    """
+    return _completed(dict(description), config)
+
+
+def _completed(description: Any, node: Any) -> Any:
+    if isinstance(description, list) and isinstance(node, tuple | list) and len(description) == len(node):
+        return [_completed(one, other) for one, other in zip(description, node, strict=True)]
+    if not (isinstance(description, Mapping) and _is_dataclass(node)):
+        return description
+    if description.get("__type__") != type(node).__name__:
+        return description
+    found = {}
+    for field in dataclasses.fields(node):
+        if field.name in description:
+            found[field.name] = _completed(description[field.name], getattr(node, field.name))
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = _describe(field.default, ())
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = _describe(field.default_factory(), ())
+    return {**description, **found}
+
+
 def _execute(path: pathlib.Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec is not None

@@ -267,15 +267,13 @@ class Generator:
 
     def _places(self, context: Context) -> np.ndarray:
         """How many tokens each row is behind a place where all chunks, periods and segments begin, [B]."""
-        places = np.zeros(len(context.logits), int)
+        rows = len(context.logits)
+        places = np.zeros(rows, int)
         parts = MemoryLayerState, ContextState, SlotState
         for part in jax.tree.leaves(context.state, is_leaf=lambda node: isinstance(node, parts)):
-            if isinstance(part, ContextState):
-                places = np.maximum(places, part.position)
-            elif isinstance(part, SlotState):
-                places = places if part.position is None else np.maximum(places, part.position)
-            elif isinstance(part, MemoryLayerState) and part.memory.position is not None:
-                places = np.maximum(places, part.memory.position[:, 0])
+            position = part.memory.position if isinstance(part, MemoryLayerState) else getattr(part, "position", None)
+            if position is not None:  # [B], with heads [B, H], of stacked layers [B, L/p, ...]: one place per row
+                places = np.maximum(places, np.reshape(position, (rows, -1))[:, 0])
         return places
 
     def _blank_keys(self, rows: int) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Literal
 
 import jax
 import optax
@@ -20,6 +21,7 @@ BLOCKS = ("memory", "attention", "mag", "mal", "mac", "lact", "slots", "lstm")
 HYBRIDS = frozenset(["mag", "mal", "mac", "lact"])
 WITH_MEMORY, WITH_ATTENTION = HYBRIDS | {"memory"}, HYBRIDS | {"attention"}
 DTYPES = ("float32", "bfloat16", "float64")
+REMAT = (False, True, "dots", "dots_no_batch")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -185,7 +187,14 @@ class ModelConfig:
       tie_embeddings: whether the output weights are the embedding's.
       dtype: of the computation ("float32", "bfloat16", "float64"). Parameters are float32 always; memories, norms'
         sums and logits are float32 or better.
-      remat: recompute each block in the backward pass instead of keeping its inner values.
+      remat: what of each block is computed again in the backward pass instead of being kept: False for nothing; True
+        for everything but its input; "dots" for everything but its input and the results of matrix products;
+        "dots_no_batch" likewise, but of products without batch axes only: the projections, not what memories and
+        attention do per row and head.
+      stacked: run the turns of the repeated pattern of blocks as one loop, so that compile time does not grow with
+        depth. Parameters are then `stack/blocks_0/...` with an axis of turns in front, and a parameter's path stands
+        for all turns; :func:`nested_jax.models.stack_layers` converts. The numbers are the same up to rounding, except
+        that initial parameters are drawn from other keys.
 
     Example:
       >>> config = ModelConfig(dim=32, layers=4, blocks=("memory", "attention"))
@@ -207,7 +216,8 @@ class ModelConfig:
     levels_per_block: int | None = None
     tie_embeddings: bool = True
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | Literal["dots", "dots_no_batch"] = False
+    stacked: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -246,6 +256,12 @@ class ModelConfig:
         count = self.levels_per_block or len(self.levels)
         turns = itertools.cycle(self.levels)
         return tuple(tuple(itertools.islice(turns, count)) for _ in range(self.layers))
+
+    @property
+    def pattern(self) -> int:
+        """The number of blocks after which kinds and levels repeat."""
+        each = list(zip(self.kinds, self.block_levels, strict=True))
+        return next(size for size in range(1, self.layers + 1) if each[size:] == each[: self.layers - size])
 
     def validate(self) -> None:
         """Raises a ``ValueError`` that names the first field out of range."""
@@ -287,6 +303,13 @@ class ModelConfig:
         if self.topology == "nested":
             for levels in self.block_levels:
                 check_nested("levels", [level.period for level in levels])
+        if self.remat not in REMAT:
+            raise ValueError(f"remat must be one of {REMAT}, got {self.remat!r}")
+        if self.stacked and self.layers % self.pattern:
+            raise ValueError(
+                f"layers must be a multiple of the {self.pattern} blocks after which the pattern repeats where layers "
+                f"are stacked, got {self.layers}"
+            )
         _ = self.chunk_size
         if HYBRIDS & set(self.kinds) and self.attention.window is None:
             raise ValueError("attention.window must be given for blocks of memory and attention, got None")

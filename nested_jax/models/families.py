@@ -371,7 +371,7 @@ def count(config: ModelConfig) -> int:
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
     def block(kind: str, levels: tuple[LevelConfig, ...]) -> int:
-        fields = {"blocks": (kind,), "layers": 1, "levels": levels, "levels_per_block": None}
+        fields = {"blocks": (kind,), "layers": 1, "levels": levels, "levels_per_block": None, "stacked": False}
         one = LanguageModel(dataclasses.replace(config, **fields))
         return parameter_count(jax.eval_shape(one.init, jax.random.key(0), tokens)["params"]["blocks_0"])
 

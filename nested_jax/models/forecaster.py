@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from nested_jax.models.block import Block
 from nested_jax.models.config import ModelConfig
-from nested_jax.models.language_model import Block
+from nested_jax.models.layer_stack import Turn, blocks, loop, scan
 from nested_jax.models.layers import RMSNorm, at_least_float32
 
 
@@ -104,11 +105,11 @@ class BlockForecaster(nn.Module):
 
     def setup(self):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        block = nn.remat(Block, methods=["__call__"]) if config.remat else Block
         self.embed = nn.Dense(config.dim, dtype=dtype)
-        self.blocks = [
-            block(*each) for each in zip(config.kinds, [config] * config.layers, config.block_levels, strict=True)
-        ]
+        if config.stacked:
+            self.stack = Turn(config)
+        else:
+            self.blocks = blocks(config, config.layers)
         self.norm, self.head = RMSNorm(), nn.Dense(self.horizon, dtype=at_least_float32(dtype))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -120,10 +121,17 @@ class BlockForecaster(nn.Module):
         deviation = jnp.sqrt(jnp.var(inputs, axis=-1, keepdims=True) + 1e-5)
         hidden = ((inputs - mean) / deviation).reshape(batch * channels, -1, self.config.patch)
         hidden = self.embed(hidden)
-        for block in self.blocks:
-            hidden, _ = block(hidden, None, None)
+        if self.config.stacked:
+            hidden, _ = scan(self.stack, _read, hidden, (None,) * self.config.pattern)
+        else:
+            hidden, _ = loop(self.blocks, _read, hidden, (None,) * self.config.layers)
         forecast = self.head(self.norm(hidden).reshape(batch, channels, -1))
         return forecast * deviation + mean
+
+
+def _read(block: Block, hidden: jax.Array, state: None) -> tuple[jax.Array, None]:
+    """Runs a block from its start; what it carries is not needed."""
+    return block(hidden, state, None)[0], None
 
 
 class DLinear(nn.Module):

@@ -2,143 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from nested_jax.memory import SelfModifying
-from nested_jax.memory.slots import SlotState
-from nested_jax.models.attention import AttentionLayer, AttentionState
-from nested_jax.models.config import WITH_MEMORY, LevelConfig, ModelConfig
-from nested_jax.models.continuum_layer import ContinuumLayer
-from nested_jax.models.hybrids import (
-    ContextState,
-    HybridState,
-    LargeChunk,
-    MemoryAsContext,
-    MemoryAsGate,
-    MemoryAsLayer,
-)
-from nested_jax.models.layers import RMSNorm, SwiGLU, at_least_float32
-from nested_jax.models.level_layer import LevelLayer
-from nested_jax.models.lstm import LSTMLayer, LSTMState
-from nested_jax.models.memory_layer import MemoryLayer, MemoryLayerState
-from nested_jax.models.self_modifying_layer import SelfModifyingLayer
-from nested_jax.models.slot_layer import SlotLayer
-
-BlockState = Any  # by the kind of block, see _STATES
-
-_HYBRIDS = {"mag": MemoryAsGate, "mal": MemoryAsLayer, "mac": MemoryAsContext, "lact": LargeChunk}
-_STATES = {
-    "memory": MemoryLayerState,
-    "attention": AttentionState,
-    "lstm": LSTMState,
-    "mag": HybridState,
-    "mal": HybridState,
-    "mac": ContextState,
-    "lact": HybridState,
-    "slots": SlotState,
-}
-
-
-class LevelsState(NamedTuple):
-    """What a block with levels carries.
-
-    Attributes:
-      mixer: its mixer's state.
-      levels: of each level its state, None for one that never changes; a single one where they are one layer.
-    """
-
-    mixer: Any
-    levels: tuple[MemoryLayerState | None, ...]
-
-
-class Block(nn.Module):
-    """x + mixer(norm(x)), then x + SwiGLU(norm(x)), or such a layer for every level of a continuum memory.
-
-    Titans prints residual connections and no more; the SwiGLU layer after each mixer is our choice, after
-    Gated DeltaNet, whose recipe Titans follows.
-
-    Attributes:
-      kind: one of `BLOCKS`.
-      config: the model's.
-      level_configs: this block's levels; none for one SwiGLU layer without a state.
-    """
-
-    kind: str
-    config: ModelConfig
-    level_configs: tuple[LevelConfig, ...] = ()
-
-    def setup(self):
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
-        if self.kind == "memory":
-            layer = SelfModifyingLayer if isinstance(config.memory.memory, SelfModifying) else MemoryLayer
-            self.mixer = layer(config.memory, config.dim, dtype)
-        elif self.kind == "attention":
-            self.mixer = AttentionLayer(config.attention, config.dim, dtype)
-        elif self.kind == "slots":
-            self.mixer = SlotLayer(config.slots, config.dim, dtype)
-        elif self.kind == "lstm":
-            self.mixer = LSTMLayer(config.dim, dtype)
-        else:
-            self.mixer = _HYBRIDS[self.kind](config.memory, config.attention, config.dim, dtype)
-        self.mixer_norm = RMSNorm()
-        if not self.level_configs:
-            self.mlp_norm, self.mlp = RMSNorm(), SwiGLU(config.hidden, dtype)
-        hidden = config.level_hidden
-        if self.level_configs and config.topology != "sequential":
-            self.levels = [ContinuumLayer(self.level_configs, config.topology, hidden, config.dim, dtype)]
-        else:
-            self.levels = [
-                SwiGLU(hidden, dtype) if level.period is None else LevelLayer(level.memory(hidden), config.dim, dtype)
-                for level in self.level_configs
-            ]
-        self.level_norms = [RMSNorm() for _ in self.levels]
-
-    def start(self, batch_size: int) -> BlockState:
-        """Returns the mixer's state before the first token, with the levels' where there are levels."""
-        mixer = self.mixer.start(batch_size)
-        if not self.level_configs:
-            return mixer
-        states = (None if isinstance(level, SwiGLU) else level.start(batch_size) for level in self.levels)
-        return LevelsState(mixer, tuple(states))
-
-    def __call__(
-        self, inputs: jax.Array, state: BlockState | None, segments: jax.Array | None
-    ) -> tuple[jax.Array, BlockState]:
-        """[B, T, dim] → [B, T, dim] and the next state."""
-        mixer, levels = self._parts(state)
-        mixed, mixer = self.mixer(self.mixer_norm(inputs), mixer, segments)
-        return self._feed_forward(inputs + mixed, mixer, levels, lambda level, x, before: level(x, before, segments))
-
-    def step(self, inputs: jax.Array, state: BlockState, learn: bool = True) -> tuple[jax.Array, BlockState]:
-        """[B, dim] → [B, dim] and the next state; a memory or a level is only read unless `learn`."""
-        options = {"learn": learn} if self.kind in WITH_MEMORY | {"slots"} else {}
-        mixer, levels = self._parts(state)
-        mixed, mixer = self.mixer.step(self.mixer_norm(inputs), mixer, **options)
-        return self._feed_forward(inputs + mixed, mixer, levels, lambda level, x, before: level.step(x, before, learn))
-
-    def _parts(self, state: BlockState | None) -> tuple[Any, tuple[MemoryLayerState | None, ...]]:
-        if state is None or not self.level_configs:
-            return state, (None,) * len(self.levels)
-        return state
-
-    def _feed_forward(
-        self, inputs: jax.Array, mixer: Any, levels: tuple, run: Callable
-    ) -> tuple[jax.Array, BlockState]:
-        """The layers behind the mixer; `run(level, inputs, state)` runs one that learns."""
-        if not self.level_configs:
-            return inputs + self.mlp(self.mlp_norm(inputs)), mixer
-        after = []
-        for norm, level, state in zip(self.level_norms, self.levels, levels, strict=True):
-            normed = norm(inputs)
-            change, state = (level(normed), None) if isinstance(level, SwiGLU) else run(level, normed, state)
-            inputs = inputs + change
-            after.append(state)
-        return inputs, LevelsState(mixer, tuple(after))
+from nested_jax.models.block import STATES, BlockState, LevelsState
+from nested_jax.models.config import ModelConfig
+from nested_jax.models.layer_stack import Run, Turn, blocks, loop, scan
+from nested_jax.models.layers import RMSNorm, at_least_float32
 
 
 class LanguageModel(nn.Module):
@@ -175,17 +48,22 @@ class LanguageModel(nn.Module):
         self.embedding = self.param(
             "embedding", nn.initializers.normal(0.02), (config.vocab_size, config.dim), jnp.float32
         )
-        block = nn.remat(Block, methods=["__call__"]) if config.remat else Block
-        self.blocks = [
-            block(*each) for each in zip(config.kinds, [config] * config.layers, config.block_levels, strict=True)
-        ]
+        if config.stacked:
+            self.stack = Turn(config)
+        else:
+            self.blocks = blocks(config, config.layers)
         self.norm = RMSNorm()
         if not config.tie_embeddings:
             self.head = self.param("head", nn.initializers.lecun_normal(), (config.dim, config.vocab_size), jnp.float32)
 
     def start(self, batch_size: int) -> tuple[BlockState, ...]:
-        """Returns the state before the first token, one entry per block, for ``apply(..., method="start")``."""
-        return tuple(block.start(batch_size) for block in self.blocks)
+        """Returns the state before the first token, for ``apply(..., method="start")``.
+
+        It has one entry per block, arrays [B, ...]; where layers are stacked, one per block of the pattern, with the
+        turns as second axis, see :func:`nested_jax.models.unstack_states`.
+        """
+        _, states = self._through(lambda block, hidden, state: (hidden, block.start(batch_size)), (), None)
+        return states
 
     def __call__(
         self, tokens: jax.Array, state: tuple[BlockState, ...] | None = None, reset: jax.Array | None = None
@@ -213,12 +91,8 @@ class LanguageModel(nn.Module):
         """What a call does before the logits: features [B, T, dim] behind the last block, and the next state."""
         self._check_tokens(tokens, ndim=2)
         segments = None if reset is None else self._segments(reset, tokens)
-        states = (None,) * len(self.blocks) if state is None else self._check_state(state, tokens.shape[0])
-        hidden, after = self._embed(tokens), []
-        for block, before in zip(self.blocks, states, strict=True):
-            hidden, new = block(hidden, before, segments)
-            after.append(new)
-        return hidden, tuple(after)
+        states = None if state is None else self._check_state(state, tokens.shape[0])
+        return self._through(lambda block, x, before: block(x, before, segments), self._embed(tokens), states)
 
     def step(
         self, tokens: jax.Array, state: tuple[BlockState, ...], learn: bool = True
@@ -235,11 +109,24 @@ class LanguageModel(nn.Module):
           Logits [B, vocab_size] in float32 and the state after the token.
         """
         self._check_tokens(tokens, ndim=1)
-        hidden, after = self._embed(tokens), []
-        for block, before in zip(self.blocks, self._check_state(state, tokens.shape[0]), strict=True):
-            hidden, new = block.step(hidden, before, learn)
-            after.append(new)
-        return self._logits(hidden), tuple(after)
+        states = self._check_state(state, tokens.shape[0])
+        embedded = self._embed(tokens)
+        hidden, after = self._through(lambda block, x, before: block.step(x, before, learn), embedded, states)
+        return self._logits(hidden), after
+
+    def _through(
+        self, run: Run, hidden: Any, states: tuple[BlockState, ...] | None
+    ) -> tuple[Any, tuple[BlockState, ...]]:
+        """Runs all blocks."""
+        states = (None,) * self._entries if states is None else states
+        if self.config.stacked:
+            return scan(self.stack, run, hidden, states)
+        return loop(self.blocks, run, hidden, states)
+
+    @property
+    def _entries(self) -> int:
+        """Entries of a state."""
+        return self.config.pattern if self.config.stacked else self.config.layers
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
@@ -269,9 +156,10 @@ class LanguageModel(nn.Module):
             )
 
     def _check_state(self, state: tuple[BlockState, ...], batch: int) -> tuple[BlockState, ...]:
-        kinds = [_STATES[kind] for kind in self.config.kinds]
-        one = self.config.topology != "sequential"
-        own = [min(len(levels), 1) if one else len(levels) for levels in self.config.block_levels]
+        config, count = self.config, self._entries
+        kinds = [STATES[kind] for kind in config.kinds[:count]]
+        one = config.topology != "sequential"
+        own = [min(len(levels), 1) if one else len(levels) for levels in config.block_levels[:count]]
         expected = list(zip(kinds, own, strict=True))
 
         def kind(entry: BlockState) -> tuple[type, int]:
@@ -287,7 +175,13 @@ class LanguageModel(nn.Module):
                 f"state must be a tuple of {names(expected)}, one per block of this model, "
                 f"got {names([kind(entry) for entry in state]) if isinstance(state, tuple) else type(state).__name__}"
             )
+        turns = config.layers // count
         for leaf in jax.tree.leaves(state):
+            if config.stacked and jnp.shape(leaf)[1:2] != (turns,):
+                raise ValueError(
+                    f"state must have the {turns} turns of the stack as second axis, got a leaf of shape "
+                    f"{jnp.shape(leaf)}"
+                )
             if jnp.shape(leaf)[:1] != (batch,):
                 raise ValueError(f"state must be of {batch} rows like tokens, got a leaf of shape {jnp.shape(leaf)}")
         return state

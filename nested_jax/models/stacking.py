@@ -34,7 +34,8 @@ def stack_levels(
       The parameters and the config of the model with levels.
 
     Raises:
-      ValueError: if the model has levels already, there are none to give, or the parameters are of another model.
+      ValueError: if the model has levels already or its layers are stacked, there are none to give, or the parameters
+        are of another model.
 
     Example:
       >>> config, levels = ModelConfig(dim=16, layers=2, blocks=("attention",)), (LevelConfig(period=32), LevelConfig())
@@ -50,6 +51,8 @@ def stack_levels(
     """
     if config.levels or not levels:
         raise ValueError(f"levels: expected some, for a model without levels, got {levels} for {config.levels}")
+    if config.stacked:
+        raise ValueError("config: expected layers that are not stacked, see unstack_layers, got stacked=True")
     after = dataclasses.replace(config, levels=tuple(levels), levels_per_block=1)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     _check(params, jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"])

@@ -207,7 +207,10 @@ def newton_schulz(
       implementation: of `nested_jax.kernels.orthogonalize`: `"auto"`, `"xla"`, `"gram"` or a kernel's name.
 
     Returns:
-      A stateless rule without gates, for arrays [..., m, n]; leading axes are batch.
+      A stateless rule without gates, for arrays [..., m, n]; leading axes are batch. Its `update` takes a keyword
+      `spread`, a function `(orthogonalize, updates) -> updates` that says where matrices are orthogonalised: it calls
+      `orthogonalize` on arrays [..., m, n] that hold those of `updates`, each once (`nested_jax.train.spread` has one
+      for a mesh). Chains pass it on, as they pass gates.
 
     Raises:
       ValueError: for unknown coefficients or implementation or fewer than one step; at `update`, for an array with
@@ -230,20 +233,25 @@ def newton_schulz(
     polynomials(coefficients, steps)
     kernels.check_implementation(implementation)
 
-    def orthogonalize(path, update):
+    def orthogonalize(matrices):
+        return kernels.orthogonalize(matrices, coefficients, steps, eps, implementation)
+
+    def check(path, update):
         if jnp.ndim(update) < 2:
-            if recording():
-                return update
             raise ValueError(
                 "newton_schulz takes matrices, [..., m, n], but the update at "
                 f"{jax.tree_util.keystr(path) or 'the root'} has shape {jnp.shape(update)}. "
                 "Give vectors and scalars to another rule with optax.partition, or leave them out with optax.masked."
             )
-        return kernels.orthogonalize(update, coefficients, steps, eps, implementation)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, *, spread=None, **extra):
         del params, extra
-        return jax.tree_util.tree_map_with_path(orthogonalize, updates), state
+        if recording():
+            return jax.tree.map(lambda leaf: orthogonalize(leaf) if jnp.ndim(leaf) >= 2 else leaf, updates), state
+        jax.tree_util.tree_map_with_path(check, updates)
+        if spread is None:
+            return jax.tree.map(orthogonalize, updates), state
+        return spread(orthogonalize, updates), state
 
     defaults = {"coefficients": "muon", "steps": 5, "eps": 1e-7, "implementation": "auto"}
     given = {"coefficients": coefficients, "steps": steps, "eps": eps, "implementation": implementation}

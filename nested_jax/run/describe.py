@@ -20,6 +20,8 @@ from nested_jax.models import (
     gate_table,
     parameter_count,
     state_bytes,
+    unstack_layers,
+    unstack_states,
 )
 from nested_jax.models.config import WITH_ATTENTION, WITH_MEMORY
 from nested_jax.rules import describe_rule, gated_gradient_descent, gates
@@ -65,6 +67,9 @@ def description(experiment: Experiment) -> Description:
     states = jax.eval_shape(lambda params: model.apply({"params": params}, 1, method="start"), params)
     length = experiment.data.sequence_length
     components, notes = _training(experiment.optimizer, params, length), []
+    if experiment.model.stacked:
+        params = jax.eval_shape(lambda params: unstack_layers(params, experiment.model), params)
+        states = jax.eval_shape(lambda states: unstack_states(states, experiment.model), states)
     for kind, group in itertools.groupby(enumerate(experiment.model.kinds), key=lambda pair: pair[1]):
         numbers = [number for number, _ in group]
         name = f"block {numbers[0]}" if len(numbers) == 1 else f"blocks {numbers[0]}-{numbers[-1]}"

@@ -1,5 +1,6 @@
 """What one training run is: model, data, optimizer, mesh and how often things happen, as a typed config."""
 
+import re
 from dataclasses import dataclass, field
 
 from nested_jax.data import FastaConfig, SeriesConfig, TaskConfig, TextConfig
@@ -53,6 +54,8 @@ class Experiment:
       data: the text and how it is cut into batches, or a task, or a series of numbers.
       optimizer: what trains the parameters.
       steps: updates in all, ≥ 1.
+      microbatches: parts into which a batch's rows are split, ≥ 1, read one after the other for each update: memory for
+        one part's activations, the same gradient.
       seed: of the initial parameters and the sample; the order of the data has its own, `data.seed`.
       parameters_from: directory of another run, whose newest parameters this one begins with; None begins anew. The
         models may differ in all that is no parameter: chunks, rules, windows, how gates are scaled.
@@ -74,6 +77,7 @@ class Experiment:
     data: TextConfig | TaskConfig | SeriesConfig
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int
+    microbatches: int = 1
     seed: int = 0
     parameters_from: str | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -89,7 +93,7 @@ class Experiment:
 
     def validate(self) -> None:
         """Raises a `ValueError` that names the first field out of range."""
-        for name in ("steps", "log_every", "eval_windows", "checkpoint_every", "keep"):
+        for name in ("steps", "microbatches", "log_every", "eval_windows", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.eval_every < 0:
@@ -115,11 +119,18 @@ class Experiment:
             raise ValueError(
                 f"model.vocab_size must be at least {symbols}, one per {what}; got {self.model.vocab_size}"
             )
-        rows = self.mesh.data * self.mesh.fsdp
+        rows = self.mesh.data * self.mesh.fsdp * self.microbatches
         if self.data.batch_size % rows:
             raise ValueError(
-                f"data.batch_size must be a multiple of mesh.data · mesh.fsdp = {rows}; got {self.data.batch_size}"
+                f"data.batch_size must be a multiple of mesh.data · mesh.fsdp · microbatches = {rows}; "
+                f"got {self.data.batch_size}"
             )
+        for group in self.optimizer.groups if self.model.stacked else ():
+            if any(int(number) >= self.model.pattern for number in re.findall(r"blocks_(\d+)", group.parameters)):
+                raise ValueError(
+                    f"optimizer.groups: the stacked model has {self.model.pattern} blocks, which stand for all layers; "
+                    f"got {group.parameters!r}"
+                )
         unknown = [name for name in self.writers if name not in WRITERS]
         if unknown:
             raise ValueError(f"writers takes any of {', '.join(WRITERS)}; got {unknown[0]!r}")
@@ -127,6 +138,7 @@ class Experiment:
 
 FREE = (
     "mesh",
+    "microbatches",
     "log_every",
     "eval_every",
     "eval_windows",
@@ -139,5 +151,6 @@ FREE = (
 )
 """Fields of `Experiment` that may change when a run is continued: none of them enters the sequence of updates.
 
-(Another mesh adds the same numbers in another order, so losses then agree to rounding, not to the bit.)
+(Another mesh, or another number of microbatches, adds the same numbers in another order, so losses then agree to
+rounding, not to the bit.)
 """

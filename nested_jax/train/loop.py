@@ -89,7 +89,7 @@ class Run:
                 )
                 self.say(show(report, self.files()))
                 return report
-            with Interruption() as interruption:
+            with Interruption() as interruption, jax.set_mesh(make_mesh(self.experiment.mesh)):
                 report = self._train(interruption)
                 self.interrupted = interruption.received is not None
                 return report
@@ -99,7 +99,7 @@ class Run:
         latest = self.checkpoints.latest
         check_same(-1 if latest is None else latest, f"the newest checkpoint in {self.checkpoints.directory}")
         if latest is not None:
-            stored = self.checkpoints.config(latest)
+            stored = configs.completed(self.checkpoints.config(latest), self.experiment)
             mine, theirs = (
                 {name: value for name, value in described.items() if name not in FREE}
                 for described in (self.description, stored)
@@ -221,7 +221,9 @@ class _Updates:
         experiment = run.experiment
         self._mesh = make_mesh(experiment.mesh)
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
-        step = make_step(run.model, optimizer, experiment.optimizer, experiment.steps, problem.loss)
+        step = make_step(
+            run.model, optimizer, experiment.optimizer, experiment.steps, problem.loss, experiment.microbatches
+        )
         self._step = jax.jit(step, donate_argnums=0)
         self._diagnose = make_diagnosis(run.model)
         self._pending: list[tuple[int, Metrics]] = []

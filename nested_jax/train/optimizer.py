@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from nested_jax import rules
+from nested_jax.train.layerwise import layerwise, path_name
 
 RuleFactory = Callable[..., optax.GradientTransformation]
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -242,11 +243,6 @@ def _is_matrix(params: optax.Params) -> Any:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
 
 
-def path_name(path: Any) -> str:
-    """A pytree path as `layers_0/mlp/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
     """The transformation that trains the parameters.
 
@@ -255,7 +251,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
       steps: steps of the whole run, for the schedule.
 
     Returns:
-      A transformation of gradients into updates to be added, learning rate and signs included.
+      A transformation of gradients into updates to be added, learning rate and signs included. Of stacked layers a
+      rule sees one at a time, see `layerwise`.
 
     Raises:
       ValueError: if the config is out of range or a rule lacks a gate.
@@ -277,6 +274,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         table: dict[Hashable, optax.GradientTransformation] = {"main": main}
         table |= {str(place): scaled(trained) for place, trained in enumerate(others)}
         main = optax.partition(table, lambda params: jax.tree_util.tree_map_with_path(label, params))
+    main = layerwise(main)
     if config.clip_norm is not None:
         main = optax.chain(optax.clip_by_global_norm(config.clip_norm), main)
     return optax.with_extra_args_support(main)

@@ -1,7 +1,7 @@
 """Meshes, and where parameters and batches lie on them: an ordered table from path to `PartitionSpec`.
 
-One device is the 1 × 1 × 1 × 1 mesh. Batches are split over `data` and `fsdp`, parameters over `fsdp` and `tensor`. The
-axis `sequence` is part of every mesh, and nothing is split over it.
+One device is the 1 × 1 × 1 × 1 mesh. Batches are split over `data` and `fsdp`, and what is made of them over `sequence`
+(time) and `tensor` (heads), see `nested_jax.models.placement`; parameters over `fsdp` and `tensor`.
 """
 
 import math
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nested_jax.train.optimizer import path_name
+from nested_jax.models import in_stack
+from nested_jax.models.placement import HEADS, ROWS, TIME, fit
+from nested_jax.train.layerwise import path_name
 
-AXES = ("data", "fsdp", "tensor", "sequence")
-BATCH = P(("data", "fsdp"))
+AXES = (*ROWS, HEADS, TIME)
+BATCH = P(ROWS)
 
 Table = Sequence[tuple[str, P]]
 
@@ -40,7 +42,7 @@ class MeshConfig:
       data: copies of the parameters; the batch is split over them.
       fsdp: the batch and the parameters are split over these.
       tensor: parameters are split over these.
-      sequence: reserved for splitting time.
+      sequence: time is split over these.
     """
 
     data: int = 1
@@ -70,17 +72,6 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
 
 
-def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """`spec` without the axes that do not divide their dimension; `P()` if it has more dimensions than the array."""
-    if len(spec) > len(shape):
-        return P()
-    fitted = []
-    for size, axis in zip(shape, spec, strict=False):
-        names = axis if isinstance(axis, tuple) else (axis,) if axis is not None else ()
-        fitted.append(axis if size % math.prod(mesh.shape[name] for name in names) == 0 else None)
-    return P(*fitted)
-
-
 def shardings(tree: Any, mesh: Mesh, table: Table = TABLE) -> Any:
     """A placement for every leaf.
 
@@ -98,10 +89,20 @@ def shardings(tree: Any, mesh: Mesh, table: Table = TABLE) -> Any:
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = path_name(path)
-        for expression, spec in table:
-            if re.search(expression, name):
-                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh))
-        raise ValueError(f"no line of the sharding table matches {name!r}; end it with ('', P())")
+        return NamedSharding(mesh, placement(path_name(path), leaf.shape, mesh, table))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def placement(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, table: Table = TABLE) -> P:
+    """Where one array lies, see `shardings`; of stacked layers, each as it would alone, the axis of turns unsplit.
+
+    Raises:
+      ValueError: if no expression matches the path.
+    """
+    for expression, spec in table:
+        if re.search(expression, path):
+            if in_stack(path) and shape:
+                return P(None, *fit(spec, tuple(shape[1:]), mesh.shape))
+            return fit(spec, tuple(shape), mesh.shape)
+    raise ValueError(f"no line of the sharding table matches {path!r}; end it with ('', P())")

@@ -1,5 +1,6 @@
 """One update: a loss (cross-entropy per answer), its gradient, the optimizer, a guard that applies no bad update."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,8 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nested_jax.evals.bits_per_byte import nats
-from nested_jax.train.optimizer import OptimizerConfig, learning_rate_schedule, path_name
+from nested_jax.models import ModelConfig, unstack_layers
+from nested_jax.models.placement import ROWS, TIME, constrain
+from nested_jax.train.layerwise import path_name
+from nested_jax.train.optimizer import OptimizerConfig, learning_rate_schedule
 from nested_jax.train.sharding import shardings
+from nested_jax.train.spread import spread_over
 
 Metrics = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
@@ -20,6 +25,8 @@ Batch = Mapping[str, jax.Array]
 "targets" [B, T]. With "trained" bool [B, T] only those places count; "reset" is handed to the model."""
 Loss = Callable[..., jax.Array]
 """Of a model, its parameters and a batch, with options that go to the model's `apply`: see `loss`."""
+
+_PLACES = P(ROWS, TIME)  # [B, T]
 
 
 class TrainState(NamedTuple):
@@ -67,9 +74,9 @@ def questions(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 def loss(model: nn.Module, params: Any, batch: Batch, **options: Any) -> jax.Array:
     """Mean nats of the answers of a batch that count; `options` go to the model's `apply`."""
-    inputs, targets = questions(batch)
+    inputs, targets = constrain(questions(batch), _PLACES)
     logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), **options)
-    each = nats(logits, targets)
+    each = constrain(nats(logits, targets), _PLACES)
     if "trained" not in batch:
         return jnp.mean(each)
     return jnp.sum(each * batch["trained"]) / jnp.maximum(jnp.sum(batch["trained"]), 1)
@@ -81,6 +88,7 @@ def make_step(
     config: OptimizerConfig,
     steps: int,
     loss: Loss = loss,
+    microbatches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The function of one update, to be jitted with the state donated.
 
@@ -89,19 +97,27 @@ def make_step(
       optimizer: from `make_optimizer`.
       config: its config, for the guard and the learning rate that is reported.
       steps: steps of the whole run.
-      loss: what is minimised.
+      loss: what is minimised, a mean over the answers that count.
+      microbatches: parts of a batch that are read one after the other, see `accumulated`.
 
     Returns:
       `(state, batch) -> (state, metrics)`. An update whose loss or gradient is not finite, or whose
-      gradient norm is above `halt_norm`, is not applied, and none after it.
+      gradient norm is above `halt_norm`, is not applied, and none after it. Traced in the context of a mesh of several
+      devices, `newton_schulz` in the optimizer runs over all of them, see `spread_over`.
+
+    Raises:
+      ValueError: if `microbatches` is below 1; at a call, if it does not divide the rows of the batch.
     """
     schedule = learning_rate_schedule(config, steps)
+    gradient_of = accumulated(functools.partial(loss, model), microbatches)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         keys = {"dropout": jax.random.fold_in(state.key, state.step)}
-        value, gradient = jax.value_and_grad(lambda params: loss(model, params, batch, rngs=keys))(state.params)
+        value, gradient = gradient_of(state.params, batch, rngs=keys)
         norm = optax.tree.norm(gradient)
-        updates, after = optimizer.update(gradient, state.optimizer, state.params)
+        mesh = jax.sharding.get_abstract_mesh()
+        spread = {"spread": spread_over(mesh)} if mesh.size > 1 else {}
+        updates, after = optimizer.update(gradient, state.optimizer, state.params, **spread)
         params = optax.apply_updates(state.params, updates)
 
         limit = jnp.inf if config.halt_norm is None else config.halt_norm
@@ -120,18 +136,75 @@ def make_step(
     return step
 
 
+def accumulated(loss: Callable[..., jax.Array], microbatches: int) -> Callable[..., tuple[jax.Array, Any]]:
+    """The value and gradient of a mean over a batch, part by part: memory for one part, and a sum of gradients.
+
+    Part m has the rows m, m + M, m + 2M, ..., so that every device has rows in each where a batch's rows are split over
+    devices. Parts are weighed by how many of their answers count ("trained"), not alike: the mean is that of the whole
+    batch. The naive code is `jax.value_and_grad(loss)(params, batch, **options)`, and is what one part does.
+
+    Args:
+      loss: of parameters and a batch, the mean over its answers that count (0 if none does), with options.
+      microbatches: M, ≥ 1. Random keys among the options are the same in every part.
+
+    Returns:
+      A function of parameters, batch [B, ...] and options that gives value and gradient, in float32 or better.
+
+    Raises:
+      ValueError: if `microbatches` is below 1; at a call, if it does not divide the rows of the batch.
+
+    Example:
+      >>> def mean(params, batch):
+      ...     return jnp.sum(params * batch["x"] * batch["trained"]) / jnp.sum(batch["trained"])
+      >>> batch = {"x": jnp.array([[1.0], [2.0], [3.0], [4.0]]), "trained": jnp.array([[1], [1], [1], [0]])}
+      >>> [round(float(found), 6) for found in accumulated(mean, 2)(5.0, batch)]
+      [10.0, 2.0]
+    """
+    if microbatches < 1:
+        raise ValueError(f"microbatches must be at least 1; got {microbatches}")
+    value_and_gradient = jax.value_and_grad(loss)
+    if microbatches == 1:
+        return value_and_gradient
+
+    def whole(params: Any, batch: Batch, **options: Any) -> tuple[jax.Array, Any]:
+        rows = len(jax.tree.leaves(batch)[0])
+        if rows % microbatches:
+            raise ValueError(f"microbatches must divide the {rows} rows of the batch; got {microbatches}")
+
+        def parts(leaf: jax.Array) -> jax.Array:
+            return jnp.swapaxes(leaf.reshape(rows // microbatches, microbatches, *leaf.shape[1:]), 0, 1)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            share = 1 / microbatches
+            if "trained" in batch:
+                share = jnp.sum(part["trained"]) / jnp.maximum(jnp.sum(batch["trained"]), 1)
+            found = value_and_gradient(params, part, **options)
+            return jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), total, found), None
+
+        like = jax.eval_shape(
+            value_and_gradient, params, jax.tree.map(lambda leaf: parts(leaf)[0], dict(batch)), **options
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), like)
+        return jax.lax.scan(add, zeros, jax.tree.map(parts, dict(batch)))[0]
+
+    return whole
+
+
 def make_diagnosis(model: nn.Module) -> Callable[[Any, Batch], Metrics]:
     """A jitted function of parameters and a batch that gives what the layers record: gates and inner losses.
 
-    Names are the layers' paths, e.g. `blocks_0/mixer/learning_rate`. A model that records nothing gives an empty dict.
+    Names are the layers' paths, e.g. `blocks_0/mixer/learning_rate`, where layers are stacked as well. A model that
+    records nothing gives an empty dict.
     """
 
     @jax.jit
     def diagnose(params: Any, batch: Batch) -> Metrics:
         resets = (None, batch["reset"]) if "reset" in batch else ()
         _, found = model.apply({"params": params}, questions(batch)[0], *resets, mutable=["diagnostics"])
-        leaves = jax.tree.leaves_with_path(found.get("diagnostics", {}))
-        return {path_name(path): jnp.mean(leaf) for path, leaf in leaves}
+        found, config = found.get("diagnostics", {}), getattr(model, "config", None)
+        if isinstance(config, ModelConfig) and config.stacked:
+            found = unstack_layers(found, config)
+        return {path_name(path): jnp.mean(leaf) for path, leaf in jax.tree.leaves_with_path(found)}
 
     return diagnose
 

@@ -1,0 +1,118 @@
+"""Where a layer's arrays lie on the mesh in context; without one, or on one device, nothing here does anything.
+
+Rows lie over the axes `data` and `fsdp`, heads over `tensor`, time over `sequence`. XLA's partitioner carries that
+through products, not through the loops of a memory: a layer that loops over time is run by every device on its own
+rows and heads, see :func:`on_own`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+ROWS = ("data", "fsdp")
+HEADS = "tensor"
+TIME = "sequence"
+
+
+def fit(spec: P, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
+    """What of a placement an array can have.
+
+    Args:
+      spec: an entry per dimension, or for the first few.
+      shape: of the array.
+      sizes: devices of each axis of the mesh.
+
+    Returns:
+      The placement without the entries whose axes the mesh does not have, or do not divide their dimension; `P()` if it
+      has more entries than the array dimensions.
+
+    Example:
+      >>> fit(P(("data", "fsdp"), "tensor"), (8, 3), {"data": 2, "fsdp": 2, "tensor": 2})
+      PartitionSpec(('data', 'fsdp'), None)
+    """
+    if len(spec) > len(shape):
+        return P()
+    fitted = []
+    for size, entry in zip(shape, spec, strict=False):
+        names = entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+        known = all(name in sizes for name in names)
+        fitted.append(entry if known and size % math.prod(sizes[name] for name in names) == 0 else None)
+    return P(*fitted)
+
+
+def _mesh() -> Any:
+    """The mesh in context if its devices are several and have not been told apart by a `shard_map` already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.size <= 1 or AxisType.Manual in mesh.axis_types else mesh
+
+
+def constrain(tree: Any, spec: P) -> Any:
+    """Places arrays on the mesh in context.
+
+    Args:
+      tree: pytree of arrays, e.g. [B, ...] each.
+      spec: for each of them, see :func:`fit`. Axes of the mesh may be automatic or explicit.
+
+    Returns:
+      The tree; itself on one device and where there is no mesh.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> constrain({"x": jnp.zeros((2, 3))}, P(ROWS))["x"].shape
+      (2, 3)
+    """
+    mesh = _mesh()
+    if mesh is None:
+        return tree
+    place = jax.reshard if AxisType.Explicit in mesh.axis_types else jax.lax.with_sharding_constraint
+    return jax.tree.map(lambda leaf: place(leaf, fit(spec, leaf.shape, mesh.shape)), tree)
+
+
+def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callable[..., Any]:
+    """Runs a function on every device with that device's rows and heads, all of whose time it sees.
+
+    The naive code is `run` itself, which XLA partitions; in loops it then copies whole rows and heads to every device.
+
+    Args:
+      run: treats rows and heads each by itself; arrays of any number of them.
+      before: a placement of its arguments each, over `ROWS` and `HEADS`. Axes that do not divide a dimension of one
+        array are left out for all arrays, and hold copies.
+      after: placements of what it returns: one, or a pytree prefix of several.
+
+    Returns:
+      The function; `run` itself on one device and where there is no mesh.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> on_own(jnp.cumsum, (P(ROWS),), P(ROWS))(jnp.ones(3)).tolist()
+      [1.0, 2.0, 3.0]
+    """
+    mesh = _mesh()
+    if mesh is None:
+        return run
+
+    def runs(*arguments: Any) -> Any:
+        dropped = {
+            axis
+            for spec, tree in zip(before, arguments, strict=True)
+            for leaf in jax.tree.leaves(tree)
+            for axis, fitted in zip(spec, fit(spec, leaf.shape, mesh.shape), strict=True)
+            if axis != fitted
+        }
+        kept_before = tuple(_without(spec, dropped) for spec in before)
+        kept_after = jax.tree.map(lambda spec: _without(spec, dropped), after, is_leaf=lambda x: isinstance(x, P))
+        placed = [constrain(tree, spec) for tree, spec in zip(arguments, kept_before, strict=True)]
+        # Arrays without rows are the same everywhere, which the check of replication does not follow through loops.
+        return jax.shard_map(run, mesh=mesh, in_specs=kept_before, out_specs=kept_after, check_vma=False)(*placed)
+
+    return runs
+
+
+def _without(spec: P, dropped: set[Any]) -> P:
+    return P(*(None if entry in dropped else entry for entry in spec))
