@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from nested_jax.models import sequence
 from nested_jax.models.config import AttentionConfig
 from nested_jax.models.layers import at_least_float32
+from nested_jax.models.placement import HEADS, ROWS, TIME, on_own
 from nested_jax.scan import ring
 
 
@@ -214,15 +216,16 @@ def _split_window(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """:func:`_extend` for a window over a split sequence: a piece's cache is the end of the pieces before it."""
 
-    def piece(new: Tokens, past: Past, persistent: Persistent | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        key, value, segments = (sequence.before(x, first) for x, first in zip(new[1:], past, strict=True))
-        read, keys, values = _extend(new, (key, value, segments), window, rope_base, persistent)
-        return read, *ring.from_last(sequence.AXIS, (keys, values))
+    def piece(streams: Any, segments: jax.Array, cache: Any, filled: jax.Array, persistent: Persistent | None):
+        query, key, value = streams
+        earlier_key, earlier_value = sequence.before(key, cache[0]), sequence.before(value, cache[1])
+        earlier = earlier_key, earlier_value, sequence.before(segments, filled)
+        read, keys, values = _extend(Tokens(query, key, value, segments), earlier, window, rope_base, persistent)
+        return read, *ring.from_last(TIME, (keys, values))
 
-    at = sequence.Places(new.query.shape[0], new.query.shape[2])
-    now, cached = at.time_heads, at.any_heads
-    specs = Tokens(*cast(Any, (now, now, now, at.time))), (cached, cached, at.rows), at.shared
-    return sequence.split(piece, specs, (now, cached, cached))(new, past, persistent)
+    split, end = P(ROWS, TIME, HEADS), P(ROWS, None, HEADS)
+    run = on_own(piece, (split, P(ROWS, TIME), end, P(ROWS), P(None, HEADS)), (split, end, end))
+    return run((new.query, new.key, new.value), new.segments, past[:2], past[2], persistent)
 
 
 class Attention(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from nested_jax.memory import Memory, across
@@ -20,6 +21,7 @@ from nested_jax.models.gates import Gates
 from nested_jax.models.layers import at_least_float32
 from nested_jax.models.level_layer import level_gates
 from nested_jax.models.memory_layer import MemoryLayerState, resets
+from nested_jax.models.placement import ROWS, TIME, on_own
 
 
 class ContinuumLayer(nn.Module):
@@ -86,11 +88,10 @@ class ContinuumLayer(nn.Module):
         if self.is_initializing():
             return jnp.zeros_like(inputs), state
         reset = None if segments is None else resets(segments, self.system.grid)
-        run = jax.vmap(self.system.scan)
+        scan, time = jax.vmap(self.system.scan), P(ROWS)
         if sequence.splits(self.system, x.shape[1]):
-            at, across_pieces = sequence.Places(len(x), 1), functools.partial(across.scan_across, self.system)
-            places = at.rows, at.time, at.time, at.time, at.time
-            run = sequence.split(functools.partial(across_pieces, sequence.AXIS), places, (at.time, at.rows))
+            scan, time = functools.partial(across.scan_across, self.system, TIME), P(ROWS, TIME)
+        run = on_own(scan, (P(ROWS), time, time, time, time), (time, P(ROWS)))
         read, memory = run(state.memory, x, values, gates, reset)
         return self._change(inputs, read), MemoryLayerState(memory, None)
 

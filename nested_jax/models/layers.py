@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from nested_jax.models import sequence
+from nested_jax.models.placement import HEADS, ROWS, TIME, on_own
 from nested_jax.scan import ring
 
 
@@ -108,12 +110,9 @@ class CausalConvolution(nn.Module):
         members = sequence.members()
         if members == 1 or inputs.shape[1] % members:
             return causal_convolution(inputs, kernel, buffer, segments)
-        places = sequence.Places(inputs.shape[0], inputs.shape[-1])
-        return sequence.split(
-            _convolve_piece,
-            (places.time_heads, places.shared, places.any_heads, places.time),
-            (places.time_heads, places.any_heads),
-        )(inputs, kernel, buffer, segments)
+        split, end = P(ROWS, TIME, HEADS), P(ROWS, None, HEADS)
+        run = on_own(_convolve_piece, (split, P(None, HEADS), end, P(ROWS, TIME)), (split, end))
+        return run(inputs, kernel, buffer, segments)
 
 
 def _convolve_piece(
@@ -124,7 +123,7 @@ def _convolve_piece(
     if segments is not None:
         earlier = sequence.before(segments, jnp.zeros((inputs.shape[0], kernel.shape[0] - 1), segments.dtype))
     outputs, buffer = causal_convolution(inputs, kernel, sequence.before(inputs, buffer), segments, earlier)
-    return outputs, ring.from_last(sequence.AXIS, buffer)
+    return outputs, ring.from_last(TIME, buffer)
 
 
 class SwiGLU(nn.Module):

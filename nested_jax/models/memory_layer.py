@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from nested_jax.memory import Cached, Memory, across, objectives
@@ -19,6 +20,9 @@ from nested_jax.models import sequence
 from nested_jax.models.config import MemoryConfig
 from nested_jax.models.gates import Gate, Gates, gate_table
 from nested_jax.models.layers import CausalConvolution, RMSNorm, at_least_float32
+from nested_jax.models.placement import HEADS, ROWS, TIME, constrain, on_own
+
+_STATES = P(ROWS, HEADS)  # [B, H, ...]
 
 
 class MemoryLayerState(NamedTuple):
@@ -114,7 +118,7 @@ class Memories(nn.Module):
     def _fresh(self, batch_size: int) -> Any:
         """The learned initial weights for every row, [B, H, ...]."""
         one = jax.vmap(self.config.memory.start)(self._initial_memory())
-        return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one)
+        return constrain(jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch_size, *x.shape)), one), _STATES)
 
     def _scan(self, state: Any, arguments: tuple[Any, ...], segments: jax.Array | None) -> tuple[jax.Array, Any]:
         """T tokens, all heads and rows at once: what a memory's `scan` takes, [B, T, H, ...] -> [B, T, H, D], state."""
@@ -123,13 +127,12 @@ class Memories(nn.Module):
         if self.is_initializing():  # only the parameters matter then
             return jnp.zeros((batch, length, heads, self._head_dim), at_least_float32(self.dtype)), state
         reset = None if segments is None else resets(segments, memory.chunk_size)
+        scan, time = jax.vmap(memory.scan), None
         if sequence.splits(memory, length):
-            at = sequence.Places(batch, heads)
-            run = functools.partial(_fold, functools.partial(across.scan_across, memory, sequence.AXIS))
-            inputs, outputs = (at.heads, at.time_heads, at.time), (at.time_heads, at.heads)
-            read, after = sequence.split(run, inputs, outputs)(state, arguments, reset)
-        else:
-            read, after = _fold(jax.vmap(memory.scan), state, arguments, reset)
+            scan, time = functools.partial(across.scan_across, memory, TIME), TIME
+        streams = P(ROWS, time, HEADS)
+        run = on_own(functools.partial(_fold, scan), (_STATES, streams, P(ROWS, time)), (streams, _STATES))
+        read, after = run(state, arguments, reset)
         if self.is_mutable_collection("diagnostics"):
             _fold(self._diagnose, state, arguments, reset)
         return read, after

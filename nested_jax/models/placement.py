@@ -33,8 +33,8 @@ def fit(spec: P, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
       has more entries than the array dimensions.
 
     Example:
-      >>> fit(P(("data", "fsdp"), "tensor"), (8, 3), {"data": 2, "fsdp": 2, "tensor": 2})
-      PartitionSpec(('data', 'fsdp'), None)
+      >>> tuple(fit(P(("data", "fsdp"), "tensor"), (8, 3), {"data": 2, "fsdp": 2, "tensor": 2}))
+      (('data', 'fsdp'), None)
     """
     if len(spec) > len(shape):
         return P()

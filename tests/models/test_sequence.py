@@ -16,6 +16,7 @@ from nested_jax.models.attention import AttentionLayer, AttentionState
 from nested_jax.models.families import family
 from nested_jax.models.layers import CausalConvolution
 from nested_jax.models.memory_layer import MemoryLayer
+from nested_jax.models.placement import on_own
 
 LINEAR = nj.networks.Linear()
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -41,7 +42,7 @@ def test_what_stands_before_a_piece(count, length):
     piece, first = jnp.arange(1.0, 1.0 + 2 * length).reshape(2, length), -jnp.arange(1.0, 1.0 + 2 * count)
     first = first.reshape(2, count)
     with jax.set_mesh(mesh(1, 1, 1, 4)):
-        run = sequence.split(sequence.before, (P(None, "sequence"), P()), P(None, "sequence"))
+        run = on_own(sequence.before, (P(None, "sequence"), P()), P(None, "sequence"))
         found = jax.jit(run)(piece, first)
     size, whole = length // 4, jnp.concatenate([first, piece], axis=1)
     expected = [whole[:, member * size : member * size + count] for member in range(4)]
@@ -135,11 +136,9 @@ CONFIGS = {
     "window over pieces": lambda: ModelConfig(
         dim=8, layers=1, blocks=("attention",), attention=AttentionConfig(heads=2, window=20)
     ),
-    "mag": lambda: family("mag", "tiny", layers=1, dim=16),
-    "mac": lambda: family("mac", "tiny", layers=1, dim=16),
     **{
         name: functools.partial(family, name, "tiny", layers=1, dim=16)
-        for name in ("linear-attention", "retnet", "swla", "deltanet", "gated-deltanet", "transformer++", "titans-lmm")
+        for name in ("linear-attention", "retnet", "swla", "deltanet", "gated-deltanet", "transformer++")
     },
     "stacked": lambda: family("gated-deltanet", "tiny", layers=2, dim=16, stacked=True, remat=True),
 }

@@ -173,6 +173,21 @@ def test_one_all_gather_of_the_map(name, floats):
     assert np.prod([int(n) for n in shape.split(",")]) == MEMBERS * ROWS * floats
 
 
+def test_a_mesh_changes_no_plan():
+    """Where there is one, jax writes into gradients where they lie: no operation on them."""
+    online = nj.Memory(LINEAR, rule=RULES.titans(), chunk_size=1)
+    found = []
+
+    def inside(x):
+        found.append((online.plan(8).implementation, across.form(online, 8).kind))
+        return x
+
+    with jax.set_mesh(mesh()):
+        inside(0)
+        jax.eval_shape(jax.shard_map(inside, in_specs=P("sequence"), out_specs=P("sequence")), jnp.zeros(MEMBERS))
+    assert found == [("delta", "affine")] * 2
+
+
 def test_what_fits():
     memory = nj.Memory(LINEAR, rule=RULES.titans(), chunk_size=4, window=6)
     assert across.fits(memory, 32, 4)
