@@ -7,9 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from nested_jax.models.layers import at_least_float32
+from nested_jax.models.placement import ROWS, on_own
 
 
 class LSTMState(NamedTuple):
@@ -68,18 +70,21 @@ class LSTMLayer(nn.Module):
         state = self.start(batch) if state is None else state
         segments = jnp.zeros((batch, length), jnp.int32) if segments is None else segments
         begins = segments != jnp.concatenate([jnp.zeros_like(segments[:, :1]), segments[:, :-1]], axis=1)
-        recurrent = self.recurrent.astype(wide)
 
-        def token(state: LSTMState, xs: tuple[jax.Array, jax.Array]) -> tuple[LSTMState, jax.Array]:
-            x, begin = xs
-            cell, hidden = (jnp.where(begin[:, None], 0.0, part) for part in state)
-            enter, forget, show, new = jnp.split(x + hidden @ recurrent, 4, axis=-1)
-            cell = nn.sigmoid(forget) * cell + nn.sigmoid(enter) * jnp.tanh(new)
-            hidden = nn.sigmoid(show) * jnp.tanh(cell)
-            return LSTMState(cell, hidden), hidden
+        def run(state: LSTMState, xs: tuple[jax.Array, jax.Array], recurrent: jax.Array) -> tuple[LSTMState, jax.Array]:
+            def token(state: LSTMState, xs: tuple[jax.Array, jax.Array]) -> tuple[LSTMState, jax.Array]:
+                x, begin = xs
+                cell, hidden = (jnp.where(begin[:, None], 0.0, part) for part in state)
+                enter, forget, show, new = jnp.split(x + hidden @ recurrent, 4, axis=-1)
+                cell = nn.sigmoid(forget) * cell + nn.sigmoid(enter) * jnp.tanh(new)
+                hidden = nn.sigmoid(show) * jnp.tanh(cell)
+                return LSTMState(cell, hidden), hidden
+
+            return jax.lax.scan(token, state, xs)
 
         xs = (jnp.moveaxis(self.inputs(inputs).astype(wide), 1, 0), begins.T)
-        state, read = jax.lax.scan(token, state, xs)
+        by_row, by_place = P(ROWS), P(None, ROWS)
+        state, read = on_own(run, (by_row, by_place, P()), (by_row, by_place))(state, xs, self.recurrent.astype(wide))
         return self.output(jnp.moveaxis(read, 0, 1).astype(self.dtype)), state
 
     def step(self, inputs: jax.Array, state: LSTMState) -> tuple[jax.Array, LSTMState]:

@@ -2,7 +2,7 @@
 
 Rows lie over the axes `data` and `fsdp`, heads over `tensor`, time over `sequence`. XLA's partitioner carries that
 through products, not through the loops of a memory: a layer that loops over time is run by every device on its own
-rows and heads, see :func:`on_own`.
+part, see :func:`on_own`.
 """
 
 from __future__ import annotations
@@ -75,18 +75,22 @@ def constrain(tree: Any, spec: P) -> Any:
 
 
 def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callable[..., Any]:
-    """Runs a function on every device with that device's rows and heads, all of whose time it sees.
+    """Runs a function on every device with that device's rows and heads, and its piece of time or all of it.
 
     The naive code is `run` itself, which XLA partitions; in loops it then copies whole rows and heads to every device.
 
     Args:
-      run: treats rows and heads each by itself; arrays of any number of them.
-      before: a placement of its arguments each, over `ROWS` and `HEADS`. Axes that do not divide a dimension of one
-        array are left out for all arrays, and hold copies.
+      run: treats rows and heads each by itself; arrays of any number of them. Where time is split it asks for what it
+        needs of other pieces, by `jax.lax` collectives over `TIME`.
+      before: a placement of its arguments each, over `ROWS`, `HEADS` and `TIME`. Rows or heads that do not divide a
+        dimension of one array are left out for all arrays, and hold copies.
       after: placements of what it returns: one, or a pytree prefix of several.
 
     Returns:
       The function; `run` itself on one device and where there is no mesh.
+
+    Raises:
+      ValueError: at a call, if the devices of `TIME` do not divide a dimension that is split over them.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,18 +102,18 @@ def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callab
         return run
 
     def runs(*arguments: Any) -> Any:
-        dropped = {
-            axis
-            for spec, tree in zip(before, arguments, strict=True)
-            for leaf in jax.tree.leaves(tree)
-            for axis, fitted in zip(spec, fit(spec, leaf.shape, mesh.shape), strict=True)
-            if axis != fitted
-        }
-        kept_before = tuple(_without(spec, dropped) for spec in before)
-        kept_after = jax.tree.map(lambda spec: _without(spec, dropped), after, is_leaf=lambda x: isinstance(x, P))
-        placed = [constrain(tree, spec) for tree, spec in zip(arguments, kept_before, strict=True)]
+        dropped = set()
+        for spec, tree in zip(before, arguments, strict=True):
+            for leaf in jax.tree.leaves(tree):
+                found = fit(spec, leaf.shape, mesh.shape)
+                dropped |= {entry for entry, fitted in zip(spec, found, strict=True) if entry != fitted}
+                if TIME in dropped:
+                    raise ValueError(f"before: expected time in {mesh.shape[TIME]} pieces, got {spec} of {leaf.shape}")
+        kept = tuple(_without(spec, dropped) for spec in before)
+        results = jax.tree.map(lambda spec: _without(spec, dropped), after, is_leaf=lambda x: isinstance(x, P))
+        placed = [constrain(tree, spec) for tree, spec in zip(arguments, kept, strict=True)]
         # Arrays without rows are the same everywhere, which the check of replication does not follow through loops.
-        return jax.shard_map(run, mesh=mesh, in_specs=kept_before, out_specs=kept_after, check_vma=False)(*placed)
+        return jax.shard_map(run, mesh=mesh, in_specs=kept, out_specs=results, check_vma=False)(*placed)
 
     return runs
 

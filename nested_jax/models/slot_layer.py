@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from nested_jax.memory.slots import SlotMemory, SlotState
 from nested_jax.models.layers import RMSNorm, at_least_float32
 from nested_jax.models.memory_layer import resets
+from nested_jax.models.placement import ROWS, on_own
 
 
 class SlotLayer(nn.Module):
@@ -51,7 +53,8 @@ class SlotLayer(nn.Module):
         else:
             reset = None if segments is None else resets(segments, self.memory.chunk_size)
             scan = jax.vmap(self.memory.scan, (None, 0, 0, None, 0))
-            read, state = scan(params, state, self._wide(inputs), None, reset)
+            run = on_own(scan, (P(), P(ROWS), P(ROWS), P(), P(ROWS)), P(ROWS))
+            read, state = run(params, state, self._wide(inputs), None, reset)
         return self._answer(read, inputs), state
 
     def step(self, inputs: jax.Array, state: SlotState, learn: bool = True) -> tuple[jax.Array, SlotState]:
