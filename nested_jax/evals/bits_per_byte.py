@@ -13,6 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+from nested_jax.models.placement import PLACES, constrain
 
 Params = Any
 
@@ -30,19 +34,20 @@ def nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
 
 
-def window_scorer(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
+def window_scorer(model: nn.Module) -> Callable[[Params, ArrayLike], jax.Array]:
     """A jitted function of parameters and windows [B, T + 1]: the mean nats of the T predictions of each."""
 
     @jax.jit
     def score(params: Params, windows: jax.Array) -> jax.Array:
-        logits, _ = model.apply({"params": params}, windows[:, :-1])
-        return jnp.mean(nats(logits, windows[:, 1:]), axis=-1)
+        inputs, targets = constrain((windows[:, :-1], windows[:, 1:]), PLACES)
+        logits, _ = model.apply({"params": params}, inputs)
+        return constrain(jnp.mean(nats(logits, targets), axis=-1), P())
 
     return score
 
 
 def score_windows(
-    scorer: Callable[[Params, jax.Array], jax.Array], params: Params, windows: np.ndarray, batch_size: int
+    scorer: Callable[[Params, ArrayLike], jax.Array], params: Params, windows: np.ndarray, batch_size: int
 ) -> float:
     """Mean bits per byte over windows, in batches of one size (the last is filled up and the filling is left out).
 
@@ -56,7 +61,7 @@ def score_windows(
     for start in range(0, len(windows), batch_size):
         batch = windows[start : start + batch_size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-        scores.append(np.asarray(scorer(params, jnp.asarray(filled)))[: len(batch)])
+        scores.append(np.asarray(scorer(params, filled))[: len(batch)])
     return float(np.mean(np.concatenate(scores))) / math.log(2)
 
 

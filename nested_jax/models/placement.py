@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 ROWS = ("data", "fsdp")
 HEADS = "tensor"
 TIME = "sequence"
+PLACES = P(ROWS, TIME)  # of tokens, [B, T]
 
 
 def fit(spec: P, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:

@@ -196,7 +196,7 @@ class Run:
 
     def _report(self, state: TrainState, problem: Problem, parameters: int) -> Report:
         self.say("evaluating")
-        report = problem.report(own_copy(state.params, make_mesh(self.experiment.mesh)), parameters)
+        report = problem.report(state.params, parameters)
         files = self.files()
         if first():
             draw(files["metrics"], files["picture"], {**report.baselines})
@@ -277,7 +277,7 @@ class _Updates:
         halted = int(self._state.halted)
         validation: dict[str, float] = {}
         if validate and halted < 0:
-            validation = self._problem.validate(own_copy(self._state.params, self._mesh))
+            validation = self._problem.validate(self._state.params)
             fetched[-1] |= validation_names(validation)
         for number, values in zip(numbers, fetched, strict=True):
             if halted < 0 or number <= halted:

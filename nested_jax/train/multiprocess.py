@@ -1,20 +1,22 @@
 """What a run of several processes does otherwise than one: who writes, whose rows are which, what all have to agree on.
 
-Every process runs the same program on its own devices, and arrays lie on a mesh over the devices of all. Each evaluates
-by itself, on its first device with a whole copy of the parameters: nothing is waited for, and every model that is
-trained for its memory on many devices is still small enough for one (our choice).
+Every process runs the same program on its own devices, and arrays lie on a mesh over the devices of all, in training
+and where predictions are scored. Texts are written by each process by itself, on its first device with a whole copy of
+the parameters: nothing is waited for, and models of one device's memory are still what is trained (our choice).
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypedDict
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
+from nested_jax.train.sharding import AXES
 from nested_jax.train.step import replicated
 
 PATIENCE = 30.0  # seconds until a file of another host is seen on a network filesystem
@@ -86,6 +88,18 @@ def own_copy(tree: Any, mesh: Mesh) -> Any:
         return tree
     whole = jax.jit(_same, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+@contextlib.contextmanager
+def alone(tree: Any, mesh: Mesh) -> Iterator[Any]:
+    """The arrays of `own_copy`; with several processes, in the context of a mesh of that device alone."""
+    own = own_copy(tree, mesh)
+    if jax.process_count() == 1:
+        yield own
+        return
+    device = np.array(jax.local_devices()[:1]).reshape((1,) * len(AXES))
+    with jax.set_mesh(Mesh(device, AXES, axis_types=(AxisType.Auto,) * len(AXES))):
+        yield own
 
 
 def _same(tree: Any) -> Any:

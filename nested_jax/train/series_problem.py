@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 
 from nested_jax.data import SeriesConfig, load_series, series_batches
+from nested_jax.models.placement import constrain
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.multiprocess import share
 from nested_jax.train.report import Report
@@ -55,7 +57,7 @@ class SeriesProblem:
         processes = share(make_mesh(experiment.mesh))
         self.batches = series_batches(self._series, data, **processes)
         self.tokens_per_step = data.batch_size * data.lookback
-        self._forecast = jax.jit(lambda params, inputs: model.apply({"params": params}, inputs)[0])
+        self._forecast = jax.jit(lambda params, inputs: constrain(model.apply({"params": params}, inputs)[0], P()))
 
     def units(self, loss: float) -> dict[str, float]:
         del loss
@@ -90,7 +92,7 @@ class SeriesProblem:
             chosen = starts[first : first + size]
             filled = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen))])
             inputs, _ = self._series.windows(filled, lookback, 0)
-            forecasts = self._forecast(params, jnp.asarray(inputs))
+            forecasts = self._forecast(params, inputs)
             for place, horizon in enumerate(horizons):
                 rows = chosen[: max(counts[place] - first, 0)]
                 targets = self._series.windows(rows + lookback, 0, horizon).targets.astype(np.float64)

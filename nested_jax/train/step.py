@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from nested_jax.evals.bits_per_byte import nats
 from nested_jax.models import ModelConfig, unstack_layers
-from nested_jax.models.placement import ROWS, TIME, constrain
+from nested_jax.models.placement import PLACES, constrain
 from nested_jax.train.layerwise import path_name
 from nested_jax.train.optimizer import OptimizerConfig, learning_rate_schedule
 from nested_jax.train.sharding import shardings
@@ -25,8 +25,6 @@ Batch = Mapping[str, jax.Array]
 "targets" [B, T]. With "trained" bool [B, T] only those places count; "reset" is handed to the model."""
 Loss = Callable[..., jax.Array]
 """Of a model, its parameters and a batch, with options that go to the model's `apply`: see `loss`."""
-
-_PLACES = P(ROWS, TIME)  # [B, T]
 
 
 class TrainState(NamedTuple):
@@ -74,9 +72,9 @@ def questions(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 def loss(model: nn.Module, params: Any, batch: Batch, **options: Any) -> jax.Array:
     """Mean nats of the answers of a batch that count; `options` go to the model's `apply`."""
-    inputs, targets = constrain(questions(batch), _PLACES)
+    inputs, targets = constrain(questions(batch), PLACES)
     logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), **options)
-    each = constrain(nats(logits, targets), _PLACES)
+    each = constrain(nats(logits, targets), PLACES)
     if "trained" not in batch:
         return jnp.mean(each)
     return jnp.sum(each * batch["trained"]) / jnp.maximum(jnp.sum(batch["trained"]), 1)

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from nested_jax.data import Examples, TaskConfig, example_batches
 from nested_jax.evals.scores import scores
+from nested_jax.models.placement import PLACES, constrain
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.multiprocess import share
 from nested_jax.train.report import Report
@@ -61,24 +64,24 @@ class TaskProblem:
         return scores(answers(self._answer, params, test, rows), test)
 
 
-def answerer(model: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
+def answerer(model: nn.Module) -> Callable[[Any, ArrayLike], jax.Array]:
     """A jitted function of parameters and inputs [B, T]: the likeliest answer at every place."""
 
     @jax.jit
     def answer(params: Any, inputs: jax.Array) -> jax.Array:
-        logits, _ = model.apply({"params": params}, inputs)
-        return jnp.argmax(logits, axis=-1)
+        logits, _ = model.apply({"params": params}, constrain(inputs, PLACES))
+        return constrain(jnp.argmax(logits, axis=-1), P())
 
     return answer
 
 
 def answers(
-    answer: Callable[[Any, jax.Array], jax.Array], params: Any, examples: Examples, batch_size: int
+    answer: Callable[[Any, ArrayLike], jax.Array], params: Any, examples: Examples, batch_size: int
 ) -> np.ndarray:
     """The likeliest answer at every place of all examples, int [N, T], in batches of one size."""
     found = []
     for start in range(0, len(examples.inputs), batch_size):
         batch = examples.inputs[start : start + batch_size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-        found.append(np.asarray(answer(params, jnp.asarray(filled)))[: len(batch)])
+        found.append(np.asarray(answer(params, filled))[: len(batch)])
     return np.concatenate(found)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -17,7 +16,7 @@ from nested_jax.evals.generation import Generator
 from nested_jax.evals.likelihood import Likelihood
 from nested_jax.evals.zero_shot import columns, files, table_columns, zero_shot
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.multiprocess import share
+from nested_jax.train.multiprocess import alone, share
 from nested_jax.train.report import Report, excerpt
 from nested_jax.train.sharding import make_mesh
 from nested_jax.train.step import loss
@@ -78,6 +77,8 @@ class TextProblem:
         if most is not None:
             most = max(round(most / text.bytes_per_token), self._data.sequence_length + 1)
         bits, scored = self._scorer(params, None, most)
+        with alone(params, make_mesh(experiment.mesh)) as own:
+            scores, sample = self._zero_shot(own), self._sample(own)
         unit = "bytes" if plain else f"tokens ({text.bytes_per_token:.3f} bytes each)"
         baselines: Mapping[str, float] = {}
         if plain and not self._data.packed:
@@ -86,10 +87,10 @@ class TextProblem:
             steps=experiment.steps,
             tokens=self.tokens_per_step,
             parameters=parameters,
-            metrics={"bits_per_byte": bits, **self._zero_shot(params)},
+            metrics={"bits_per_byte": bits, **scores},
             scored=f"{scored:,} validation {unit} (context {self._data.sequence_length})",
             baselines=baselines,
-            sample=self._sample(params),
+            sample=sample,
             data=self.description,
         )
 
@@ -142,6 +143,6 @@ class _PackedScorer:
             batch = self._rows.take(np.concatenate([rows, np.repeat(rows[-1:], size - len(rows))]))
             batch["trained"][len(rows) :] = False
             answers = int(batch["trained"].sum())
-            total += float(self._loss(params, jax.tree.map(jnp.asarray, batch))) * answers
+            total += float(self._loss(params, batch)) * answers
             scored += answers
         return total / scored / math.log(2) / self._text.bytes_per_token, scored
