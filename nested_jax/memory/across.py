@@ -102,15 +102,16 @@ def scan_across(memory: Any, axis: str, states: Any, *arguments: Any) -> tuple[j
     Raises:
       ValueError: if the memory has no form for a split sequence.
     """
+    kind: str | None = "shards"
     if isinstance(memory, Memory):
         keys, values, _, gates = arguments[:4]
         channels = [name for name, gate in gates.items() if name != "window" and gate.ndim > 2]
-        found = form(memory, (keys.shape[-1], values.shape[-1]), channels)
-    else:
-        found = form(memory)
-    if found.kind is None:
-        raise ValueError(f"memory: expected one with a form for a split sequence, but {found.reason}")
-    return RUNS[found.kind](memory, axis, states, *arguments)
+        kind = form(memory, (keys.shape[-1], values.shape[-1]), channels).kind
+    elif not isinstance(memory, TNT):  # which is not asked about its global memory: its widths are not known here
+        kind = form(memory).kind
+    if kind is None:
+        raise ValueError(f"memory: expected one with a form for a split sequence, but {form(memory).reason}")
+    return RUNS[kind](memory, axis, states, *arguments)
 
 
 def _affine(memory: Memory, axis: str, states, keys, values, queries, gates, reset=None) -> tuple[jax.Array, Any]:
