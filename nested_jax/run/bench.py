@@ -8,6 +8,7 @@ BENCHMARKS = {
     "rules": "nested_jax.run.bench_rules",
     "models": "nested_jax.run.bench_models",
     "slots": "nested_jax.run.bench_slots",
+    "scaling": "nested_jax.run.bench_scaling",
     "newton_schulz": "nested_jax.run.bench_newton_schulz",
 }
 
