@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from nested_jax import rules
-from nested_jax.models import LanguageModel, ModelConfig
 from nested_jax.train.layerwise import layerwise
 from nested_jax.train.optimizer import Group, OptimizerConfig, make_optimizer
 from nested_jax.train.sharding import MeshConfig, make_mesh, shardings
@@ -37,6 +37,17 @@ RULES = {
     "muon": rules.muon(0.1, 0.9),
     "m3": rules.m3(0.1, 0.9, 0.9, 0.99, period=1),
 }
+
+
+class Tiny(nn.Module):
+    """The next token by the last alone."""
+
+    @nn.compact
+    def __call__(self, tokens, state=None, reset=None):
+        hidden = nn.Embed(16, 8)(tokens)
+        for _ in range(2):
+            hidden = hidden + nn.Dense(8)(nn.gelu(hidden))
+        return nn.Dense(16)(hidden), state
 
 
 def drawn(shapes, seed=0):
@@ -114,8 +125,8 @@ def test_copies_share_the_work_and_gather_shards_of_the_results():
 
 
 def test_training_steps_use_it_where_the_mesh_has_devices():
-    model = LanguageModel(ModelConfig(vocab_size=16, dim=8, layers=2, blocks=("lstm",), stacked=True))
-    adam = Group(parameters="embedding|scale|bias|recurrent", rule="optax.adam")
+    model = Tiny()
+    adam = Group(parameters="embedding|bias", rule="optax.adam")
     config = OptimizerConfig(rule="nested_jax.rules.muon", arguments={"momentum": 0.9}, warmup=0, groups=(adam,))
     optimizer = make_optimizer(config, 4)
     tokens = np.random.default_rng(0).integers(0, 16, (8, 9))
