@@ -121,8 +121,8 @@ def capacity(chosen: Topology) -> float:
 def _memory(found: Compiled, chosen: Topology | None) -> list[str]:
     if found.full is not None:
         needed, there, which = found.full
-        remedies = "more devices on mesh.fsdp, fewer rows per step (data.batch_size), model.remat=true, or more memory"
-        return [f"does NOT fit: the compiler needs {needed} of {which.upper()} per device and has {there}; {remedies}"]
+        remedies = "microbatches, model.remat=true, more devices on mesh.fsdp, or fewer rows per step"
+        return [f"does NOT fit: the compiler needs {needed} of {which} per device and has {there}; {remedies}"]
     assert found.memory is not None
     names = ("arguments (parameters, optimizer, batch)", "results in new places", "temporaries", "program")
     rows = [[what, amount(nbytes)] for what, nbytes in zip(names, found.memory, strict=True)]

@@ -35,7 +35,10 @@ from nested_jax.train.series_problem import squared_error
 from nested_jax.train.sharding import AXES, BATCH, MeshConfig, make_mesh
 from nested_jax.train.step import loss, make_step, place
 
-_FULL = re.compile(r"Used (\S+) of (\S+) (hbm|vmem)\.")
+_FULL = (
+    re.compile(r"Used (?P<needed>\S+) of (?P<there>\S+) (?P<which>hbm|vmem)\."),
+    re.compile(r"\((?P<needed>[\d.]+\w)\) exceeds available (?P<which>\w+) \((?P<there>[\d.]+\w)\)"),
+)
 
 
 class Request(NamedTuple):
@@ -123,7 +126,8 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> Compiled:
     model = open_model(experiment)
     optimizer = make_optimizer(experiment.optimizer, experiment.steps)
     minimised = squared_error if isinstance(experiment.data, SeriesConfig) else loss
-    step = jax.jit(make_step(model, optimizer, experiment.optimizer, experiment.steps, minimised), donate_argnums=0)
+    update = make_step(model, optimizer, experiment.optimizer, experiment.steps, minimised, experiment.microbatches)
+    step = jax.jit(update, donate_argnums=0)
     with jax.set_mesh(mesh):
         state = place(model, optimizer, experiment.seed, mesh)
         batch = batch_shapes(experiment, mesh)
@@ -134,10 +138,9 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> Compiled:
         try:
             program = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            found = _FULL.search(str(error))
-            if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
+            full = shortage(str(error))
+            if full is None:
                 raise
-            full = found[1], found[2], found[3]
     compiled_at = time.perf_counter()
     platform = mesh.devices.flat[0].platform
     memory = counts = None
@@ -164,6 +167,22 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> Compiled:
         counts=counts,
         full=full,
     )
+
+
+def shortage(message: str) -> tuple[str, str, str] | None:
+    """Reads a compiler's error.
+
+    Returns:
+      What is needed on a device, what is there, and the name of the memory; None if memory is not what is short.
+
+    Example:
+      >>> shortage("RESOURCE_EXHAUSTED: memory required for HLO temporaries (18.23G) exceeds available HBM (15.75G).")
+      ('18.23G', '15.75G', 'HBM')
+    """
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    found = next(filter(None, (pattern.search(message) for pattern in _FULL)), None)
+    return (found["needed"], found["there"], found["which"].upper()) if found else ("more", "too little", "memory")
 
 
 def batch_shapes(experiment: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -11,7 +11,6 @@ programs.
 
 import argparse
 import csv
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -141,12 +140,14 @@ def row(
 def assumptions(experiment: Experiment, topologies: Sequence[Topology], options: argparse.Namespace) -> list[str]:
     """What enters the table, line by line."""
     chips = {one.name.partition(":")[0]: one.chip.source for one in topologies}
-    remat = getattr(experiment.model, "remat", False)
+    recomputed = "recomputed" if experiment.model.remat is True else "recomputed but for products"
+    if not experiment.model.remat:
+        recomputed = "not recomputed"
     return [
         "A step is the slowest of compute, HBM and network: they overlap perfectly, and no step waits for data. "
         f"Products reach {options.efficiency:.0%} of the peak, HBM and network {options.bandwidth:.0%}.",
         f"Parameters, optimizer state and memories are float32; products {_dtypes(experiment.model)}; blocks are "
-        f"{'' if remat else 'not '}recomputed in the backward pass (model.remat), which is counted.",
+        f"{recomputed} in the backward pass (model.remat={experiment.model.remat}), which is counted.",
         "On a TPU float32 products of highest precision take six passes; on a GPU they leave the tensor cores.",
         "TPU links are all busy, as in a torus with wrap-around; GPUs stand in nodes of eight, a port each.",
         "Counts of 'CPU' rows: HBM is what products, gathers, slices and collectives touch, all else being fused "
@@ -172,24 +173,11 @@ def counted(model: ModelConfig, request: Request, run: Callable[[Request], Compi
     Returns:
       The counts; times are those of both compilations together.
     """
-    pattern = period(model)
+    pattern = model.pattern
     if model.layers <= 2 * pattern:
         return run(request)
     one, two = (run(request._replace(layers=layers)) for layers in (pattern, 2 * pattern))
     return follow(one, two, (model.layers - pattern) / pattern)
-
-
-def period(model: ModelConfig) -> int:
-    """Blocks after which the stack repeats itself: kinds, and levels that blocks take in turn.
-
-    Example:
-      >>> period(ModelConfig(layers=12, blocks=("memory", "memory", "attention")))
-      3
-    """
-    turns = 1
-    if model.levels and model.levels_per_block:
-        turns = len(model.levels) // math.gcd(len(model.levels), model.levels_per_block)
-    return math.lcm(len(model.blocks), turns)
 
 
 def follow(one: Compiled, two: Compiled, steps: float) -> Compiled:

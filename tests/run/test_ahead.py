@@ -12,13 +12,12 @@ import pytest
 from nested_jax import config as configs
 from nested_jax.data import TextConfig
 from nested_jax.models import AttentionConfig, ModelConfig
-from nested_jax.models.config import LevelConfig
 from nested_jax.run.chips import CHIPS, topology
 from nested_jax.run.compile import capacity, mesh_of, report
-from nested_jax.run.compiled import Compiled, Memory, Request, compile_step, decode, encode, run
+from nested_jax.run.compiled import Compiled, Memory, Request, compile_step, decode, encode, run, shortage
 from nested_jax.run.counts import Collective, Counts
 from nested_jax.run.main import main
-from nested_jax.run.plan import counted, follow, period, predict
+from nested_jax.run.plan import counted, follow, predict
 from nested_jax.train.sharding import MeshConfig, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -113,14 +112,6 @@ def test_two_devices_share_a_chip():
     assert two.network / one.network == pytest.approx(800 / 1200 * 2)
 
 
-def test_where_stacks_repeat_themselves():
-    assert period(ModelConfig(layers=12)) == 1
-    assert period(ModelConfig(layers=12, blocks=("memory", "attention"))) == 2
-    levels = (LevelConfig(period=8), LevelConfig(period=4), LevelConfig())
-    assert period(ModelConfig(layers=12, levels=levels, levels_per_block=1, blocks=("memory", "attention"))) == 6
-    assert period(ModelConfig(layers=12, levels=levels)) == 1
-
-
 def stack(layers):
     """What a stack of so many blocks counts if each counts 3 and the rest 5."""
     number = 5 + 3 * layers
@@ -147,7 +138,7 @@ def test_the_line_through_two_stacks():
 
 
 def test_a_stack_that_does_not_fit_stays_so():
-    full = FOUND._replace(memory=None, counts=None, full=("17.00G", "15.75G", "hbm"))
+    full = FOUND._replace(memory=None, counts=None, full=("17.00G", "15.75G", "HBM"))
     assert follow(stack(1), full, 9) == full
     assert "does NOT fit: the compiler needs 17.00G of HBM per device and has 15.75G" in report(
         full, TINY, ALL, topology("v5e:2x4")
@@ -205,8 +196,26 @@ def test_bad_input(arguments, message, capsys):
 
 def test_batches_that_cannot_be_shared_out_are_told():
     overrides = {"model.layers": "1", "data.batch_size": "3"}
-    with pytest.raises(ValueError, match=r"data.batch_size must be a multiple of mesh.data · mesh.fsdp = 2; got 3"):
+    with pytest.raises(
+        ValueError, match=r"data.batch_size must be a multiple of mesh.data · mesh.fsdp · microbatches = 2; got 3"
+    ):
         run(Request(TINY, overrides, ALL | {"fsdp": 2}))
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        ("INTERNAL: Used 1G of 2G hbm.", None),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+            "Used 48.00G of 15.75G hbm. Exceeded hbm capacity by 32.25G.",
+            ("48.00G", "15.75G", "HBM"),
+        ),
+        ("RESOURCE_EXHAUSTED: something else", ("more", "too little", "memory")),
+    ],
+)
+def test_what_compilers_say_where_memory_is_short(message, found):
+    assert shortage(message) == found
 
 
 @pytest.mark.slow
@@ -259,5 +268,5 @@ def test_what_is_too_large_for_a_tpu_is_told():
     found = run(Request(TINY, overrides, ALL | {"fsdp": 4}, "v5e:2x2"))
     assert found.counts is None
     assert found.full is not None
-    assert found.full[2] == "hbm"
+    assert found.full[2] == "HBM"
     assert "does NOT fit" in report(found, TINY, ALL | {"fsdp": 4}, topology("v5e:2x2"))
