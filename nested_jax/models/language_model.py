@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from nested_jax.models.block import STATES, BlockState, LevelsState
+from nested_jax.models.block import STATES, Block, BlockState, LevelsState
 from nested_jax.models.config import ModelConfig
 from nested_jax.models.layer_stack import Run, Turn, blocks, loop, scan
 from nested_jax.models.layers import RMSNorm, at_least_float32
+from nested_jax.models.placement import PLACES, constrain
 
 
 class LanguageModel(nn.Module):
@@ -92,7 +93,12 @@ class LanguageModel(nn.Module):
         self._check_tokens(tokens, ndim=2)
         segments = None if reset is None else self._segments(reset, tokens)
         states = None if state is None else self._check_state(state, tokens.shape[0])
-        return self._through(lambda block, x, before: block(x, before, segments), self._embed(tokens), states)
+
+        def run(block: Block, x: jax.Array, before: BlockState | None) -> tuple[jax.Array, BlockState]:
+            x, after = block(x, before, segments)
+            return constrain(x, PLACES), after  # else a loop over stacked layers copies all rows to every device
+
+        return self._through(run, constrain(self._embed(tokens), PLACES), states)
 
     def step(
         self, tokens: jax.Array, state: tuple[BlockState, ...], learn: bool = True
