@@ -83,14 +83,14 @@ SWEEP = Sweep(
 
 
 def hope(config: ModelConfig) -> dict[str, Any]:
-    """One step per token, by a rule whose eigenvalues may be negative; periods 16 and 4 behind it."""
+    """One step per token, by a rule whose eigenvalues may be negative; behind it levels that no string is long enough for."""
     descent = nj.rules.delta_gradient_descent(form="explicit")
     one = nj.Memory(nj.networks.Linear(), nj.objectives.dot_product, descent, chunk_size=1, read="start")
     generator = nj.Memory(
         nj.networks.MLP(expansion=1), rule=nj.rules.delta_gradient_descent(), chunk_size=1, read="start"
     )
     memory = nj.memory.SelfModifying(one, generator, max_learning_rate=2.0)
-    levels = (LevelConfig(), LevelConfig(period=16), LevelConfig(period=4))
+    levels = (LevelConfig(), LevelConfig(period=2048), LevelConfig(period=512))
     return {"memory": MemoryConfig(memory=memory, heads=config.memory.heads, conv=0), "levels": levels}
 
 
