@@ -9,28 +9,12 @@ library, byte by byte, minutes on a CPU), `no-muon@tiny` (for tests), `no-muon@7
 hyperparameters; bring a text of 30B tokens and a pod). All rows of a size have the same number of parameters to within
 3 %, by the width of their feed-forward layers, and the same tokens in the same order.
 
-Measured with one block, 300 steps of 256 bytes and 103,148 to 104,543 parameters, as Newton-Schulz for every token
-takes minutes on a CPU (2 cores of an AMD EPYC virtual machine, jax 0.10.2, 2026-11-23; seeds 0-2; bits per byte on
-199,936 validation bytes, context 128; changes in percent as in `experiments/titans/table5.py`):
-
-    python -m nested_jax sweep --config=experiments/atlas/table6.py --seeds=0,1,2 --config.model.layers=1
-    (and --config.data.batch_size=2 --config.data.sequence_length=128 in the same line)
-
-======================  =========  =========  =====================  ========
-row                     published  bits/byte  change (range)         sign
-======================  =========  =========  =====================  ========
-Atlas                              3.084
-+Gated MLP memory       -0.74      3.120      1.2 (0.2 to 1.6)       opposite
-+Attn (MAG)             -0.12      3.239      5.0 (3.7 to 5.1)       opposite
-+Attn (MAL)             0.48       3.436      11.6 (11.1 to 11.7)    same
-Linear memory           1.73       3.122      -0.1 (-0.4 to 1.4)     unclear
-w/o Muon                -0.54      3.083      0.2 (-0.4 to 0.2)      unclear
-c = 1                   3.20       3.151      1.2 (1.2 to 2.4)       same
-w/o polynomial mapping  3.45       3.056      -1.3 (-3.2 to -0.7)    opposite
-======================  =========  =========  =====================  ========
-
-What the windows add shows; what attention and the gated memory add does not at this budget, and without the polynomial
-map keys have 16 features here and 4 with it, which is more than the map gives back.
+At "small" a model has one block and reads 256 bytes a step, as Newton-Schulz for every token takes minutes on a CPU.
+Measured so far (2026-11-25, ONE seed of 300 steps, ten minutes a row on a tenth of a busy core of an AMD EPYC virtual
+machine; runs in `experiments/atlas/table6.jsonl`, table in `experiments/RESULTS.md`): the linear memory, windows of one
+token and attention before the memory (MAL) are worse as in the paper; the gated memory, MAG and Muon's absence are
+worse where the paper has them better; without the polynomial map it is better, and there keys have 16 features where
+with it they have 4. With one seed none of this is more than a hint.
 
 Differs from the paper at "small": size, text and metric (bits per byte of held-out source files, not the mean of two
 perplexities); windows of 4 tokens; 4 features of a key before the polynomial map, which without it are 16; no learning

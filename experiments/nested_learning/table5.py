@@ -90,8 +90,9 @@ def hope(config: ModelConfig) -> dict[str, Any]:
         nj.networks.MLP(expansion=1), rule=nj.rules.delta_gradient_descent(), chunk_size=1, read="start"
     )
     memory = nj.memory.SelfModifying(one, generator, max_learning_rate=2.0)
-    levels = (LevelConfig(), LevelConfig(period=2048), LevelConfig(period=512))
-    return {"memory": MemoryConfig(memory=memory, heads=config.memory.heads, conv=0), "levels": levels}
+    levels = (LevelConfig(period=512), LevelConfig(period=2048))
+    memories = MemoryConfig(memory=memory, heads=config.memory.heads, conv=0)
+    return {"memory": memories, "levels": levels, "levels_per_block": 1}
 
 
 ROWS = {

@@ -17,8 +17,7 @@ Measured with 300 steps of 256 bytes (one core of an AMD EPYC virtual machine, t
 2026-11-23; seeds 0-2; bits per byte on 99,968 validation bytes, context 128; changes in percent as in
 `experiments/titans/table5.py`; 188,260 to 192,864 parameters):
 
-    python -m nested_jax sweep --config=experiments/nested_learning/table6.py --seeds=0,1,2 --config.final_bytes=100000
-    (and --config.data.batch_size=2 --config.data.sequence_length=128 in the same line)
+    python -m nested_jax sweep --config=experiments/nested_learning/table6.py --seeds=0,1,2
 
 ======================  =========  =========  =====================  ==================
 row                     published  bits/byte  change (range)         sign
