@@ -1,7 +1,8 @@
 """Counts of a compiled program on one device: products, bytes through main memory, collectives.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition. Everything counts as often as
-it is executed, see `nested_jax.run.hlo`.
+it is executed, see `nested_jax.run.hlo`. Kinds of collectives are the compiler's choice: a TPU's may gather by an
+all-reduce of an array that is zero but for the device's own part.
 """
 
 import itertools

@@ -5,8 +5,8 @@
 A step takes as long as the slowest of three: its products at a share of the chip's peak, its bytes through HBM, what it
 sends over the interconnect. The counts are those of `compile`; the rates are the vendors' (`nested_jax.run.chips`).
 To be quick, two short stacks of blocks are compiled and the line through them is followed to the config's depth:
-every block does the same, so that all counts are a constant and so much per block. Our choice, tested against whole
-programs.
+every block does the same, so that all counts are a constant and so much per block. (Not quite where Newton-Schulz runs
+over all devices, which take matrices in whole numbers.) Our choice, tested against whole programs.
 """
 
 import argparse

@@ -222,7 +222,7 @@ def test_compile_as_a_command(capsys):
 
 @pytest.mark.slow
 def test_following_two_stacks_gives_the_counts_of_the_whole():
-    found = experiment()
+    found = configs.load(f"{ROOT}/experiments/families.py:titans-lmm@tiny")
     one, two, whole = (
         compile_step(
             dataclasses.replace(found, model=dataclasses.replace(found.model, layers=layers)),
