@@ -13,8 +13,10 @@ from jax.typing import DTypeLike
 from nested_jax.models import sequence
 from nested_jax.models.config import AttentionConfig
 from nested_jax.models.layers import at_least_float32
-from nested_jax.models.placement import HEADS, ROWS, TIME, on_own
+from nested_jax.models.placement import HEADS, PLACES, ROWS, TIME, constrain, on_own
 from nested_jax.scan import ring
+
+_STREAMS, _CACHES = P(ROWS, TIME, HEADS), P(ROWS, None, HEADS)  # [B, T, H, ...]
 
 
 class AttentionState(NamedTuple):
@@ -223,8 +225,8 @@ def _split_window(
         read, keys, values = _extend(Tokens(query, key, value, segments), earlier, window, rope_base, persistent)
         return read, *ring.from_last(TIME, (keys, values))
 
-    split, end = P(ROWS, TIME, HEADS), P(ROWS, None, HEADS)
-    run = on_own(piece, (split, P(ROWS, TIME), end, P(ROWS), P(None, HEADS)), (split, end, end))
+    before = _STREAMS, PLACES, _CACHES, P(ROWS), P(None, HEADS)
+    run = on_own(piece, before, (_STREAMS, _CACHES, _CACHES))
     return run((new.query, new.key, new.value), new.segments, past[:2], past[2], persistent)
 
 
@@ -281,6 +283,7 @@ class Attention(nn.Module):
         past = self.start(batch) if state is None else state
         places = past.key.shape[1]
         filled = jnp.where(jnp.arange(places)[None] >= places - past.length[:, None], 0, -1)
+        query, key, value = constrain((query, key, value), _STREAMS)
         new, old = Tokens(query, key, value, segments), (past.key, past.value, filled)
         members = sequence.members()
         if window is not None and members > 1 and length % members == 0:
@@ -292,7 +295,9 @@ class Attention(nn.Module):
             read, keys, values = _extend(new, old, window, base, persistent)
         last = segments[:, -1:]
         seen = jnp.sum(segments == last, axis=1) + jnp.where(last[:, 0] == 0, past.length, 0)
-        return read, AttentionState(keys, values, jnp.minimum(seen, places).astype(jnp.int32))
+        keys, values = constrain((keys, values), _CACHES)
+        count = constrain(jnp.minimum(seen, places).astype(jnp.int32), P(ROWS))
+        return read, AttentionState(keys, values, count)
 
     def _check_room(self, length: int, state: AttentionState | None) -> None:
         if self.config.window is not None:

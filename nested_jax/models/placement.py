@@ -2,7 +2,8 @@
 
 Rows lie over the axes `data` and `fsdp`, heads over `tensor`, time over `sequence`. XLA's partitioner carries that
 through products, not through the loops of a memory: a layer that loops over time is run by every device on its own
-part, see :func:`on_own`.
+part, see :func:`on_own`. Axes are automatic; a caller whose axes are explicit wraps the model's `apply` in
+`jax.sharding.auto_axes`.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def fit(spec: P, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
 
 
 def _mesh() -> Any:
-    """The mesh in context if its devices are several and have not been told apart by a `shard_map` already."""
+    """The mesh in context if it has several devices and automatic axes alone, as outside of a `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.size <= 1 or AxisType.Manual in mesh.axis_types else mesh
+    return mesh if mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto} else None
 
 
 def constrain(tree: Any, spec: P) -> Any:
@@ -58,10 +59,10 @@ def constrain(tree: Any, spec: P) -> Any:
 
     Args:
       tree: pytree of arrays, e.g. [B, ...] each.
-      spec: for each of them, see :func:`fit`. Axes of the mesh may be automatic or explicit.
+      spec: for each of them, see :func:`fit`.
 
     Returns:
-      The tree; itself on one device and where there is no mesh.
+      The tree; itself on one device, where there is no mesh, and where its axes are not automatic.
 
     Example:
       >>> import jax.numpy as jnp
@@ -71,8 +72,7 @@ def constrain(tree: Any, spec: P) -> Any:
     mesh = _mesh()
     if mesh is None:
         return tree
-    place = jax.reshard if AxisType.Explicit in mesh.axis_types else jax.lax.with_sharding_constraint
-    return jax.tree.map(lambda leaf: place(leaf, fit(spec, leaf.shape, mesh.shape)), tree)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, fit(spec, leaf.shape, mesh.shape)), tree)
 
 
 def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callable[..., Any]:
@@ -88,7 +88,7 @@ def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callab
       after: placements of what it returns: one, or a pytree prefix of several.
 
     Returns:
-      The function; `run` itself on one device and where there is no mesh.
+      The function; `run` itself where `constrain` does nothing.
 
     Raises:
       ValueError: at a call, if the devices of `TIME` do not divide a dimension that is split over them.
@@ -112,9 +112,8 @@ def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callab
                     raise ValueError(f"before: expected time in {mesh.shape[TIME]} pieces, got {spec} of {leaf.shape}")
         kept = tuple(_without(spec, dropped) for spec in before)
         results = jax.tree.map(lambda spec: _without(spec, dropped), after, is_leaf=lambda x: isinstance(x, P))
-        placed = [constrain(tree, spec) for tree, spec in zip(arguments, kept, strict=True)]
         # Arrays without rows are the same everywhere, which the check of replication does not follow through loops.
-        return jax.shard_map(run, mesh=mesh, in_specs=kept, out_specs=results, check_vma=False)(*placed)
+        return jax.shard_map(run, mesh=mesh, in_specs=kept, out_specs=results, check_vma=False)(*arguments)
 
     return runs
 

@@ -11,6 +11,7 @@ import numpy as np
 from nested_jax.data import Bytes, TextConfig, Tokenizer
 from nested_jax.evals.generation import Context, Generator, Piece
 from nested_jax.run.describe import describe_model, description
+from nested_jax.run.describe_placement import describe_placement
 from nested_jax.run.nesting import draw
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import Run
@@ -28,7 +29,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, options: argparse.Names
 def describe(experiment: Experiment, workdir: pathlib.Path, options: argparse.Namespace) -> None:
     """Prints what a model is made of, and draws it."""
     del workdir
-    print(describe_model(experiment))
+    print(describe_placement(experiment) if options.sharding else describe_model(experiment))
     if options.picture is not None:
         title = f"{options.config}: what changes how often"
         draw(description(experiment).components, title, experiment.data.sequence_length, options.picture)

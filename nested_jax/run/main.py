@@ -9,6 +9,7 @@ python -m nested_jax generate --config=experiments/quickstart.py --prompt="def "
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="def " --state-out=FILE
 python -m nested_jax generate --config=experiments/quickstart.py --prompt="class " --state-in=FILE --no-learn
 python -m nested_jax describe --config=experiments/quickstart.py:tiny
+python -m nested_jax describe --config=experiments/quickstart.py:tiny --sharding --config.mesh.fsdp=4
 python -m nested_jax compile  --config=experiments/families.py:titans-lmm@170m --topology=v5p:4x4x4
 python -m nested_jax plan     --config=experiments/families.py:titans-lmm@170m --topologies=v5e:4x4,h100:8
 python -m nested_jax sweep experiments/titans/table5.py --seeds=0,1,2
@@ -97,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
 
     about = "levels, periods, objectives, rules, parameters and state of a model as a table, and as a picture"
     described = command("describe", about, workdir=False)
+    described.add_argument(
+        "--sharding", action="store_true", help="instead, where parameters and states lie on the config's mesh"
+    )
     described.add_argument("--picture", metavar="FILE", help="draw what changes how often (.png, .svg, .pdf)")
 
     about = "without an accelerator: whether a config fits a topology, and the FLOPs and collectives of a step"

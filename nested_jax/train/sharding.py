@@ -26,12 +26,31 @@ Table = Sequence[tuple[str, P]]
 TABLE: Table = (
     (r"embedding$", P(("tensor", "fsdp"))),
     (r"(output|down)/kernel$", P("tensor", "fsdp")),
+    (r"levels_\d+/initial/w3$", P(None, "tensor", "fsdp")),
+    (r"levels_\d+/initial/w", P(None, "fsdp", "tensor")),
+    (r"levels_\d+/initial/level_\d+/w3$", P("tensor", "fsdp")),
+    (r"levels_\d+/initial/level_\d+/w", P("fsdp", "tensor")),
     (r"initial/", P("tensor", "fsdp")),
-    (r"convolve_\w+/kernel$", P(None, "tensor")),
-    (r"(kernel|head)$", P("fsdp", "tensor")),
+    (r"convol\w+/kernel$", P(None, "tensor")),
+    (r"slots/", P("fsdp")),
+    (r"(kernel|head|recurrent)$", P("fsdp", "tensor")),
     (r"", P()),
 )
-"""Path regex → placement, first match wins. Optimizer state follows its parameter, whose path it contains."""
+"""Path regex → placement, first match wins. Optimizer state follows its parameter, whose path it contains.
+
+Memories lie by heads over `tensor`, the levels of a continuum memory, which have one head, as feed-forward layers do.
+"""
+
+STATES: Table = (
+    (r"(convolution/\w+|(^|/)(key|value))$", P(ROWS, None, HEADS)),
+    (r"memory/(levels/|combine$)", P(ROWS)),
+    (r"(memory|retrieved)/", P(ROWS, HEADS)),
+    (r"", P(ROWS)),
+)
+"""The same for what a model carries from token to token, by its path in a state of blocks that are not stacked.
+
+It says where layers leave their states; they place them themselves, see `nested_jax.models.placement`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +76,13 @@ class MeshConfig:
                 raise ValueError(f"{name} is a number of devices, at least 1; got {getattr(self, name)}")
 
 
+def abstract_mesh(config: MeshConfig) -> AbstractMesh:
+    """The mesh of a config without its devices, for shapes and placements."""
+    config.validate()
+    sizes = tuple(getattr(config, name) for name in AXES)
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def make_mesh(config: MeshConfig) -> Mesh:
     """The mesh of a config, with automatic axes, on the first devices of this process.
 
@@ -72,7 +98,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
 
 
-def shardings(tree: Any, mesh: Mesh, table: Table = TABLE) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh, table: Table = TABLE) -> Any:
     """A placement for every leaf.
 
     Args:

@@ -1,0 +1,81 @@
+"""Every family, trained on eight devices: losses and gradients are those of one, with memories that learn (law 10)."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+
+from nested_jax.models import LanguageModel
+from nested_jax.models.families import FAMILIES, family
+from nested_jax.train.optimizer import OptimizerConfig, make_optimizer
+from nested_jax.train.sharding import AXES, BATCH, MeshConfig, make_mesh
+from nested_jax.train.step import initial_state, make_step, place
+
+STEPS = 20
+CLOSE = 1e-5  # float32 sums in another order
+ONE, DATA, FSDP, CUBE, SEQUENCE = (1, 1, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 1, 1, 8)
+DEFAULT = [("gated-deltanet", CUBE), ("gated-deltanet", SEQUENCE)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def keep_gradient():
+    """Leaves gradients as they are, and the last one in its state."""
+
+    def init(params):
+        return optax.tree.zeros_like(params)
+
+    def update(updates, state, params=None):
+        return updates, updates
+
+    return optax.GradientTransformation(init, update)
+
+
+@functools.lru_cache(maxsize=1)
+def one_device(name):
+    return train(name, ONE)
+
+
+def train(name, sizes):
+    """The losses of all steps and the gradient of the first."""
+    model = LanguageModel(family(name, layers=len(set(family(name).kinds))))  # each kind of block once
+    config = OptimizerConfig(learning_rate=1e-3, warmup=0)
+    optimizer = optax.chain(keep_gradient(), make_optimizer(config, STEPS))
+    mesh = make_mesh(MeshConfig(**dict(zip(AXES, sizes, strict=True))))
+    tokens = jax.random.randint(jax.random.key(5), (8, 65), 0, 256)
+    losses, gradient = [], None
+    with jax.set_mesh(mesh):
+        placed = jax.tree.map(lambda leaf: leaf.sharding, place(model, optimizer, 0, mesh))
+        state = jax.jit(lambda: initial_state(model, optimizer, 0), out_shardings=placed)()
+        batch = {"tokens": jax.device_put(tokens, NamedSharding(mesh, BATCH))}
+        step = jax.jit(make_step(model, optimizer, config, STEPS), donate_argnums=0)
+        for _ in range(STEPS):
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+            gradient = jax.device_get(state.optimizer[0]) if gradient is None else gradient
+    return losses, gradient
+
+
+def cases():
+    for name in FAMILIES:
+        for sizes in (DATA, FSDP, CUBE, SEQUENCE):
+            marks = () if (name, sizes) in DEFAULT else pytest.mark.slow
+            yield pytest.param(name, sizes, marks=marks, id=f"{name}-{'x'.join(map(str, sizes))}")
+
+
+@pytest.mark.parametrize(("name", "sizes"), cases())
+def test_losses_and_gradients_are_those_of_one_device(name, sizes):
+    (expected, one), (losses, many) = one_device(name), train(name, sizes)
+    assert expected[-1] < expected[0]
+    np.testing.assert_allclose(losses, expected, rtol=CLOSE)
+    for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=CLOSE * float(np.max(np.abs(b))))
