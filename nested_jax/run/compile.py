@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from nested_jax.run.chips import Topology, topology
@@ -19,6 +20,8 @@ from nested_jax.run.compiled import Compiled, Request, run
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.sharding import AXES
+
+WIDTH = 120  # of lines of prose
 
 
 def compile(experiment: Experiment, overrides: Mapping[str, str], options: argparse.Namespace) -> None:
@@ -98,7 +101,7 @@ def report(found: Compiled, name: str, mesh: Mapping[str, int], chosen: Topology
     where = f"{found.devices} virtual devices" if chosen is None else chosen.name
     lines = [
         f"{name} on {where}, mesh {mesh_name(mesh)}",
-        basis(found),
+        textwrap.fill(basis(found), WIDTH),
         f"parameters {found.parameters:,}, {found.tokens:,} tokens per step",
         "",
         *_memory(found, chosen),
@@ -131,11 +134,22 @@ def _memory(found: Compiled, chosen: Topology | None) -> list[str]:
     lines = [text_table(["memory per device", "bytes"], rows)]
     if chosen is None:
         return lines
-    verdict = "fits" if total <= capacity(chosen) else "does NOT fit"
-    whose = "" if found.compiler != "cpu" else ", by the CPU's temporaries; arguments alone take "
-    whose += "" if found.compiler != "cpu" else f"{found.memory.arguments / capacity(chosen):.1%}"
-    share = total / capacity(chosen)
-    return [*lines, f"{verdict}: {share:.1%} of {amount(capacity(chosen))} of memory per device{whose}"]
+    verdict = {"yes": "fits", "perhaps": "may fit", "no": "does NOT fit"}[fits(found, chosen)]
+    share, arguments = (nbytes / capacity(chosen) for nbytes in (total, found.memory.arguments))
+    line = f"{verdict}: {share:.1%} of {amount(capacity(chosen))} of memory per device"
+    return [
+        *lines,
+        line if found.compiler != "cpu" else f"{line} by the CPU's temporaries, {arguments:.1%} without them",
+    ]
+
+
+def fits(found: Compiled, chosen: Topology) -> str:
+    """ "yes", "no", or "perhaps" where it is the temporaries of the CPU's compiler that do not fit."""
+    if found.memory is None:
+        return "no"
+    if found.memory.total <= capacity(chosen):
+        return "yes"
+    return "perhaps" if found.compiler == "cpu" and found.memory.arguments <= capacity(chosen) else "no"
 
 
 def _flops(found: Compiled) -> list[str]:

@@ -12,12 +12,13 @@ over all devices, which take matrices in whole numbers.) Our choice, tested agai
 import argparse
 import csv
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nested_jax.models import ModelConfig
 from nested_jax.run.chips import Topology, topology
-from nested_jax.run.compile import amount, capacity, has_libtpu, mesh_name, mesh_of, repeated
+from nested_jax.run.compile import WIDTH, amount, fits, has_libtpu, mesh_name, mesh_of, repeated
 from nested_jax.run.compiled import Compiled, Memory, Request, run
 from nested_jax.run.counts import Collective, Counts
 from nested_jax.run.text_table import text_table
@@ -104,7 +105,7 @@ def plan(experiment: Experiment, overrides: Mapping[str, str], options: argparse
     print(f"\n{options.config}: {first.parameters:,.0f} parameters, {first.tokens:,} tokens per step, ", end="")
     print(f"{experiment.steps:,} steps, {first.tokens * experiment.steps:,} tokens\n")
     print(text_table(HEADINGS, rows))
-    print("\n" + "\n".join(assumptions(experiment, topologies, options)))
+    print("\n" + "\n".join(textwrap.fill(line, WIDTH) for line in assumptions(experiment, topologies, options)))
     if options.csv is not None:
         path = pathlib.Path(options.csv)
         with path.open("w", newline="") as file:
@@ -127,7 +128,7 @@ def row(
     return [
         *where,
         amount(found.memory.total),
-        "yes" if found.memory.total <= capacity(one) else "no",
+        fits(found, one),
         *(f"{1e3 * seconds:,.2f}" for seconds in (*predicted, predicted.step)),
         predicted.bound,
         f"{rate:,.0f}",
@@ -152,7 +153,8 @@ def assumptions(experiment: Experiment, topologies: Sequence[Topology], options:
         "TPU links are all busy, as in a torus with wrap-around; GPUs stand in nodes of eight, a port each.",
         "Counts of 'CPU' rows: HBM is what products, gathers, slices and collectives touch, all else being fused "
         "into them, a lower bound; bfloat16 is counted as the CPU computes and sends it, as float32; memory has the "
-        "CPU's temporaries, more than an accelerator's as a rule.",
+        "CPU's temporaries, more than an accelerator's as a rule; it may "
+        "'perhaps' fit where only these are too large.",
         "MFU is 6 · parameters · tokens over the bfloat16 peak. Evaluation, checkpoints and compiling come on top.",
         *(f"{name}: {source}" for name, source in chips.items()),
     ]
