@@ -65,14 +65,14 @@ def train(name, sizes):
     return losses, gradient
 
 
-def cases():
-    for name in FAMILIES:
-        for sizes in (DATA, FSDP, CUBE, SEQUENCE):
-            marks = () if (name, sizes) in DEFAULT else pytest.mark.slow
-            yield pytest.param(name, sizes, marks=marks, id=f"{name}-{'x'.join(map(str, sizes))}")
+def case(name, sizes):
+    marks = () if (name, sizes) in DEFAULT else pytest.mark.slow
+    return pytest.param(name, sizes, marks=marks, id=f"{name}-{'x'.join(map(str, sizes))}")
 
 
-@pytest.mark.parametrize(("name", "sizes"), cases())
+@pytest.mark.parametrize(
+    ("name", "sizes"), [case(name, sizes) for name in FAMILIES for sizes in (DATA, FSDP, CUBE, SEQUENCE)]
+)
 def test_losses_and_gradients_are_those_of_one_device(name, sizes):
     (expected, one), (losses, many) = one_device(name), train(name, sizes)
     assert expected[-1] < expected[0]
