@@ -83,12 +83,11 @@ SWEEP = Sweep(
 
 
 def hope(config: ModelConfig) -> dict[str, Any]:
-    """One step per token, by a rule whose eigenvalues may be negative; behind it levels that no string is long enough for."""
+    """One step per token, eigenvalues that may be negative; the levels step after more tokens than a string has."""
     descent = nj.rules.delta_gradient_descent(form="explicit")
     one = nj.Memory(nj.networks.Linear(), nj.objectives.dot_product, descent, chunk_size=1, read="start")
-    generator = nj.Memory(
-        nj.networks.MLP(expansion=1), rule=nj.rules.delta_gradient_descent(), chunk_size=1, read="start"
-    )
+    slow = nj.rules.delta_gradient_descent(learning_rate=0.1)
+    generator = nj.Memory(nj.networks.MLP(expansion=1), rule=slow, chunk_size=1, read="start")
     memory = nj.memory.SelfModifying(one, generator, max_learning_rate=2.0)
     levels = (LevelConfig(period=512), LevelConfig(period=2048))
     memories = MemoryConfig(memory=memory, heads=config.memory.heads, conv=0)

@@ -1,7 +1,9 @@
 """What accelerators can do at most, by their vendors' pages, and topologies made of them: `v5p:4x4x4`, `h100:8`.
 
-Rates are per chip and dense. TPU numbers are those of Google's pages, GPU numbers those of NVIDIA's data sheets (where
-a sheet prints rates with sparsity, half of them). Products of float32 numbers at the highest precision take six passes
+Rates are per chip and dense. TPU numbers are those of Google's pages, read on the day that stands beside them (of
+tpu7x the HBM's and the links' bandwidth from memory); GPU numbers those of NVIDIA's data sheets as others repeat them
+(where a sheet prints rates with sparsity, half of them), TF32 rates and network ports from memory: check them before
+money depends on them. Products of float32 numbers at the highest precision take six passes
 of bfloat16 on a TPU and the CUDA cores on a GPU; at the default precision they take one pass on a TPU and TF32 on a
 GPU. Interconnect is what a chip can send: half of the printed "bidirectional" or total bandwidth.
 """
@@ -70,7 +72,7 @@ def _gpu(rates: tuple[float, float, float], memory: float, bandwidth: float, bot
         link=both / 2,
         node=8,
         network=port,
-        source=f"https://www.nvidia.com/en-us/data-center/{page}/, 2026-11-25",
+        source=f"https://www.nvidia.com/en-us/data-center/{page}/, as others repeat its numbers; not read there",
     )
 
 
