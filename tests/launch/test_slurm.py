@@ -210,7 +210,7 @@ def test_a_node_that_is_asked_to_stop_leaves_nothing(tmp_path):
         if not node.stdout.readline().startswith("idle"):
             pytest.skip("Slurm does not start here")
         slurm = Slurm(tmp_path)
-        slurm.wait(slurm.submit(tmp_path / "log", "--wrap=srun sleep 1000"), "RUNNING", seconds=120)
+        slurm.wait(slurm.submit(tmp_path / "job.log", "--wrap=srun sleep 1000"), "RUNNING", seconds=60)
         assert any("slurmctld" in line for line in left(tmp_path))
         node.send_signal(signal.SIGTERM)
         assert node.wait(timeout=60) == 143
