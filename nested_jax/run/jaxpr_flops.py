@@ -24,9 +24,9 @@ def product_flops(function: Callable[..., Any], *arguments: Any) -> collections.
       precision, float64); under "unknown" the number of while loops, which count once.
 
     Example:
-      >>> a = jax.ShapeDtypeStruct((4, 4), "float32")
+      >>> a = jax.ShapeDtypeStruct((4, 4), "bfloat16")
       >>> product_flops(lambda a: jax.lax.scan(lambda c, _: (c @ a, None), a, length=3)[0], a)
-      Counter({'float32': 384})
+      Counter({'bfloat16': 384})
     """
     return count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
