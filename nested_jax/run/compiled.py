@@ -145,8 +145,9 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> Compiled:
     platform = mesh.devices.flat[0].platform
     memory = counts = None
     if program is not None:
-        counts = count(program.as_text(), devices, fused=platform != "cpu")
-        said = program.memory_analysis()
+        text, said = program.as_text(), program.memory_analysis()
+        assert text is not None and said is not None
+        counts = count(text, devices, fused=platform != "cpu")
         memory = Memory(
             said.argument_size_in_bytes,
             said.output_size_in_bytes - said.alias_size_in_bytes,
