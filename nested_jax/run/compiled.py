@@ -146,7 +146,8 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> Compiled:
     memory = counts = None
     if program is not None:
         text, said = program.as_text(), program.memory_analysis()
-        assert text is not None and said is not None
+        assert text is not None
+        assert said is not None
         counts = count(text, devices, fused=platform != "cpu")
         memory = Memory(
             said.argument_size_in_bytes,
