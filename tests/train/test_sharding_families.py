@@ -16,6 +16,10 @@ from nested_jax.train.step import initial_state, make_step, place
 
 STEPS = 20
 CLOSE = 1e-5  # float32 sums in another order
+CLOSE_64 = 1e-8  # in float64, but for the loss, which rounds logits to float32
+IN_FLOAT64 = {"lact", "memora", "memora-h"}
+"""Families that amplify rounding: on one device, parameters rounded anew (6e-8) change LaCT's gradient by 4e-4 of its
+largest entries (Newton-Schulz lifts what is small in a chunk's gradient) and Memora's by 3e-5 (a softmax of sums)."""
 ONE, DATA, FSDP, CUBE, SEQUENCE = (1, 1, 1, 1), (8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1), (1, 1, 1, 8)
 DEFAULT = [("gated-deltanet", CUBE), ("gated-deltanet", SEQUENCE)]
 
@@ -47,7 +51,13 @@ def one_device(name):
 
 def train(name, sizes):
     """The losses of all steps and the gradient of the first."""
-    model = LanguageModel(family(name, layers=len(set(family(name).kinds))))  # each kind of block once
+    wide = name in IN_FLOAT64
+    with jax.enable_x64(wide):
+        return run(name, sizes, "float64" if wide else "float32")
+
+
+def run(name, sizes, dtype):
+    model = LanguageModel(family(name, layers=len(set(family(name).kinds)), dtype=dtype))  # each kind of block once
     config = OptimizerConfig(learning_rate=1e-3, warmup=0)
     optimizer = optax.chain(keep_gradient(), make_optimizer(config, STEPS))
     mesh = make_mesh(MeshConfig(**dict(zip(AXES, sizes, strict=True))))
@@ -55,7 +65,13 @@ def train(name, sizes):
     losses, gradient = [], None
     with jax.set_mesh(mesh):
         placed = jax.tree.map(lambda leaf: leaf.sharding, place(model, optimizer, 0, mesh))
-        state = jax.jit(lambda: initial_state(model, optimizer, 0), out_shardings=placed)()
+
+        def begin():
+            state = initial_state(model, optimizer, 0)
+            params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
+            return state._replace(params=params, optimizer=optimizer.init(params))
+
+        state = jax.jit(begin, out_shardings=placed)()
         batch = {"tokens": jax.device_put(tokens, NamedSharding(mesh, BATCH))}
         step = jax.jit(make_step(model, optimizer, config, STEPS), donate_argnums=0)
         for _ in range(STEPS):
@@ -77,5 +93,6 @@ def test_losses_and_gradients_are_those_of_one_device(name, sizes):
     (expected, one), (losses, many) = one_device(name), train(name, sizes)
     assert expected[-1] < expected[0]
     np.testing.assert_allclose(losses, expected, rtol=CLOSE)
+    close = CLOSE_64 if name in IN_FLOAT64 else CLOSE
     for a, b in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=CLOSE * float(np.max(np.abs(b))))
+        np.testing.assert_allclose(a, b, rtol=0, atol=close * float(np.max(np.abs(b))))
