@@ -60,7 +60,9 @@ def test_devices_of_topologies():
 
 def test_every_chip_says_where_its_numbers_are_from():
     for chip in CHIPS.values():
-        assert re.fullmatch(r"https://\S+, 20\d\d-\d\d-\d\d", chip.source)
+        assert re.fullmatch(
+            r"https://\S+, (20\d\d-\d\d-\d\d|as others repeat its numbers; not read there)", chip.source
+        )
         assert chip.flops["bfloat16"] >= chip.flops["float32"] > chip.flops["highest"]
 
 
