@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from nested_jax.models.layers import at_least_float32
 from nested_jax.models.placement import PLACES, constrain
 
 Params = Any
@@ -29,9 +30,9 @@ def nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
       targets: integers [...].
 
     Returns:
-      float32 [...].
+      [...] in float32 or better.
     """
-    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(at_least_float32(logits.dtype)), targets)
 
 
 def window_scorer(model: nn.Module) -> Callable[[Params, ArrayLike], jax.Array]:
