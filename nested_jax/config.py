@@ -1,4 +1,4 @@
-"""Typed configs: load a dataclass from an experiment file, override its fields from strings, validate and describe it.
+"""Typed configs: load a dataclass from an experiment file, override its fields from strings and validate it.
 
 An experiment file is plain Python with a function `get_config(arg: str = "")` that returns a dataclass (frozen or not)
 whose fields may be numbers, strings, tuples, rules, callables and further dataclasses.
@@ -7,24 +7,15 @@ whose fields may be numbers, strings, tuples, rules, callables and further datac
 import dataclasses
 import difflib
 import enum
-import functools
-import hashlib
 import importlib.util
-import inspect
-import math
-import os
 import pathlib
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union
 
-import jax
-import numpy as np
-import optax
-
-_ABSENT = "(absent)"
+from nested_jax.description import children, is_dataclass, join
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> Any:
@@ -46,7 +37,7 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> Any:
     if not callable(get_config):
         raise ValueError(f"config: {found.__file__} defines no function get_config(arg)")
     config = get_config(arg)
-    if not _is_dataclass(config):
+    if not is_dataclass(config):
         raise ValueError(f"config: get_config of {found.__file__} must return a dataclass, got {type(config).__name__}")
     config = override(config, overrides or {})
     validate(config)
@@ -129,68 +120,6 @@ def validate(config: Any) -> None:
             raise ValueError(f"{path}: {error}" if path else str(error)) from error
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Describe a config as a nested dict that survives JSON unchanged.
-
-    Dataclasses and named tuples become `{"__type__": class name, field: value}`, tuples become lists, functions their
-    module and qualified name together with the values they close over, optax transformations what
-    `nested_jax.rules.describe_rule` says of them, large arrays a hash. No memory address enters, so the same
-    file gives the same description in every process. Two lambdas of one scope that close over the same
-    values cannot be told apart.
-    """
-    return _describe(config, ())
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """List where two descriptions made by `to_dict` differ, one readable line per value.
-
-    Example:
-      >>> differences({"model": {"dim": 64}}, {"model": {"dim": 128}})
-      ['model.dim: 64 != 128']
-    """
-    return list(_differences(a, b, ""))
-
-
-def completed(description: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """A description of an older config, with the fields that its dataclasses have got since, at their defaults.
-
-    Args:
-      description: as `to_dict` made it, before fields with defaults were added to the dataclasses in it.
-      config: a config of today, whose types say which fields there are.
-
-    Returns:
-      The description, for `differences`; where the types are other ones, it is left as it is.
-
-    Example:
-      >>> import dataclasses
-      >>> @dataclasses.dataclass
-      ... class Model:
-      ...     dim: int
-      ...     depth: int = 1
-      >>> completed({"__type__": "Model", "dim": 64}, Model(dim=32))
-      {'__type__': 'Model', 'dim': 64, 'depth': 1}
-    """
-    return _completed(dict(description), config)
-
-
-def _completed(description: Any, node: Any) -> Any:
-    if isinstance(description, list) and isinstance(node, tuple | list) and len(description) == len(node):
-        return [_completed(one, other) for one, other in zip(description, node, strict=True)]
-    if not (isinstance(description, Mapping) and _is_dataclass(node)):
-        return description
-    if description.get("__type__") != type(node).__name__:
-        return description
-    found = {}
-    for field in dataclasses.fields(node):
-        if field.name in description:
-            found[field.name] = _completed(description[field.name], getattr(node, field.name))
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = _describe(field.default, ())
-        elif field.default_factory is not dataclasses.MISSING:
-            found[field.name] = _describe(field.default_factory(), ())
-    return {**description, **found}
-
-
 def _execute(path: pathlib.Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec is not None
@@ -201,48 +130,30 @@ def _execute(path: pathlib.Path) -> types.ModuleType:
     return module
 
 
-def _is_dataclass(x: Any) -> bool:
-    return dataclasses.is_dataclass(x) and not isinstance(x, type)
-
-
-def _join(path: str, name: object) -> str:
-    return f"{path}.{name}" if path else str(name)
-
-
-def _children(node: Any) -> list[tuple[str, Any]]:
-    if _is_dataclass(node):
-        return [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
-    if isinstance(node, Mapping):
-        return [(str(key), value) for key, value in node.items()]
-    if isinstance(node, tuple | list) and not isinstance(node, optax.GradientTransformation):
-        return [(str(i), value) for i, value in enumerate(node)]
-    return []
-
-
 def _walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    for name, value in _children(node):
-        yield from _walk(value, _join(path, name))
-    if _is_dataclass(node):
+    for name, value in children(node):
+        yield from _walk(value, join(path, name))
+    if is_dataclass(node):
         yield path, node
 
 
 def _override(node: Any, tree: Mapping[str, Any], path: str, root: Any) -> Any:
     if not tree:
         return node
-    current = dict(_children(node))
+    current = dict(children(node))
     changed = {}
     for name, value in tree.items():
-        here = _join(path, name)
+        here = join(path, name)
         if name not in current:
             raise ValueError(_unknown(node, name, path, root))
         if isinstance(value, dict):
             changed[name] = _override(current[name], value, here, root)
         else:
             changed[name] = _convert(value, _hint(node, name, current[name]), here)
-    if _is_dataclass(node):
+    if is_dataclass(node):
         fixed = [f.name for f in dataclasses.fields(node) if f.name in changed and not f.init]
         if fixed:
-            raise ValueError(f"{_join(path, fixed[0])}: is computed from other fields and cannot be set")
+            raise ValueError(f"{join(path, fixed[0])}: is computed from other fields and cannot be set")
         return dataclasses.replace(node, **changed)
     if isinstance(node, Mapping):
         return {key: changed.get(str(key), value) for key, value in node.items()}
@@ -252,15 +163,15 @@ def _override(node: Any, tree: Mapping[str, Any], path: str, root: Any) -> Any:
 
 def _hint(node: Any, name: str, value: Any) -> Any:
     """The annotated type of a dataclass field; the type of the present value for an item of a tuple, list or dict."""
-    return typing.get_type_hints(type(node), include_extras=True)[name] if _is_dataclass(node) else type(value)
+    return typing.get_type_hints(type(node), include_extras=True)[name] if is_dataclass(node) else type(value)
 
 
 def _unknown(node: Any, name: str, path: str, root: Any) -> str:
-    here = _join(path, name)
-    names = [child for child, _ in _children(node)]
+    here = join(path, name)
+    names = [child for child, _ in children(node)]
     if not names:
         return f"unknown field {here!r}: {path!r} is {_summary(node)} and has no fields; set it in the config file"
-    near = [_join(path, match) for match in difflib.get_close_matches(name, names, n=1)]
+    near = [join(path, match) for match in difflib.get_close_matches(name, names, n=1)]
     elsewhere = [known for known in _paths(root, "") if known.rpartition(".")[2] == name]
     hint = f" (did you mean {(near + elsewhere)[0]!r}?)" if near or elsewhere else ""
     owner = f"{path!r} ({type(node).__name__})" if path else type(node).__name__
@@ -268,9 +179,9 @@ def _unknown(node: Any, name: str, path: str, root: Any) -> str:
 
 
 def _paths(node: Any, path: str) -> Iterator[str]:
-    for name, value in _children(node):
-        yield _join(path, name)
-        yield from _paths(value, _join(path, name))
+    for name, value in children(node):
+        yield join(path, name)
+        yield from _paths(value, join(path, name))
 
 
 def _summary(node: Any) -> str:
@@ -362,77 +273,3 @@ def _split(text: str) -> list[str]:
 
 def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
-
-
-def _describe(x: Any, above: tuple[int, ...]) -> Any:
-    if x is None or isinstance(x, bool | str) or type(x) is int:
-        return x
-    if type(x) is float:
-        return x if math.isfinite(x) else str(x)
-    if id(x) in above:
-        return "(itself)"
-    above = (*above, id(x))
-    if isinstance(x, optax.GradientTransformation):
-        from nested_jax.rules import describe_rule
-
-        return describe_rule(x)
-    if isinstance(x, enum.Enum):
-        return f"{type(x).__qualname__}.{x.name}"
-    if isinstance(x, os.PathLike):
-        return os.fspath(x)
-    if isinstance(x, np.ndarray | np.generic | jax.Array):
-        return _describe_array(np.asarray(x))
-    if isinstance(x, np.dtype):
-        return str(x)
-    if _is_dataclass(x) or hasattr(x, "_fields"):
-        fields = dict(_children(x)) if _is_dataclass(x) else x._asdict()
-        return {"__type__": type(x).__qualname__, **{name: _describe(value, above) for name, value in fields.items()}}
-    if isinstance(x, Mapping):
-        return {str(key): _describe(value, above) for key, value in x.items()}
-    if isinstance(x, tuple | list):
-        return [_describe(value, above) for value in x]
-    if isinstance(x, set | frozenset):
-        return sorted((_describe(value, above) for value in x), key=str)
-    if callable(x):
-        return _describe_callable(x, above)
-    return _describe_object(x, above)
-
-
-def _describe_object(x: Any, above: tuple[int, ...]) -> dict[str, Any]:
-    fields = getattr(x, "__dict__", {})
-    return {"__type__": type(x).__qualname__, **{name: _describe(value, above) for name, value in fields.items()}}
-
-
-def _describe_array(x: np.ndarray) -> Any:
-    if x.size <= 64:
-        return _describe(x.tolist(), ())
-    digest = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
-    return {"__type__": "array", "shape": list(x.shape), "dtype": str(x.dtype), "sha256": digest}
-
-
-def _describe_callable(x: Callable, above: tuple[int, ...]) -> Any:
-    if isinstance(x, functools.partial):
-        bound = {str(i): value for i, value in enumerate(x.args)} | x.keywords
-        return {"__partial__": _describe(x.func, above), **{k: _describe(v, above) for k, v in bound.items()}}
-    if not isinstance(x, types.FunctionType):
-        x = inspect.unwrap(x)  # what `jax.jit` and `jax.custom_jvp` objects stand for
-    if not hasattr(x, "__qualname__"):
-        return _describe_object(x, above)
-    name = f"{getattr(x, '__module__', None) or 'builtins'}.{x.__qualname__}"
-    cells = getattr(x, "__closure__", None) or ()
-    names = x.__code__.co_freevars if cells else ()
-    closed = {k: _describe(cell.cell_contents, above) for k, cell in zip(names, cells, strict=True)}
-    owner = getattr(x, "__self__", None)
-    if owner is not None and not isinstance(owner, types.ModuleType | type):
-        closed["self"] = _describe(owner, above)
-    return {"__callable__": name, **closed} if closed else name
-
-
-def _differences(a: Any, b: Any, path: str) -> Iterator[str]:
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        a, b = dict(enumerate(a)), dict(enumerate(b))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in [*a, *(key for key in b if key not in a)]:
-            yield from _differences(a.get(key, _ABSENT), b.get(key, _ABSENT), _join(path, key))
-    elif type(a) is not type(b) or a != b:
-        yield f"{path}: {a!r} != {b!r}".replace(repr(_ABSENT), _ABSENT)

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from nested_jax import config as configs
-from nested_jax import rules
+from nested_jax import description, rules
 
 
 class Colour(enum.Enum):
@@ -151,13 +151,13 @@ def test_load_errors(file, spec, overrides, message):
 )
 def test_override_converts_by_annotation(path, text, value):
     config = Experiment()
-    before = configs.to_dict(config)
+    before = description.to_dict(config)
     node = configs.override(config, {path: text})
     for name in path.split("."):
         node = node[name] if isinstance(node, dict) else node[int(name)] if name.isdigit() else getattr(node, name)
     assert node == value
     assert type(node) is type(value)
-    assert configs.to_dict(config) == before
+    assert description.to_dict(config) == before
 
 
 def test_override_rebuilds_computed_fields_and_keeps_the_rest():
@@ -233,13 +233,13 @@ def test_description_survives_json_and_hides_addresses():
         [].append,
         Model(),
     ]
-    described = configs.to_dict(Odd(values))
+    described = description.to_dict(Odd(values))
     text = json.dumps(described, allow_nan=False)
     assert json.loads(text) == described
     assert "0x" not in text
     for different in (closure(3), closure(4), np.arange(1001), optax.adam(2e-3), rules.titans(decay=0.1)):
-        assert configs.to_dict(Odd(different)) not in [configs.to_dict(Odd(value)) for value in values]
-    assert configs.to_dict(Odd(closure(3))) != configs.to_dict(Odd(closure(4)))
+        assert description.to_dict(Odd(different)) not in [description.to_dict(Odd(value)) for value in values]
+    assert description.to_dict(Odd(closure(3))) != description.to_dict(Odd(closure(4)))
 
 
 def test_description_ends_on_a_function_that_holds_itself():
@@ -253,22 +253,36 @@ def test_description_ends_on_a_function_that_holds_itself():
     class Odd:
         value: Any
 
-    assert "(itself)" in json.dumps(configs.to_dict(Odd(outer())))
+    assert "(itself)" in json.dumps(description.to_dict(Odd(outer())))
 
 
 def test_description_is_the_same_in_another_process(file):
-    script = f"import json; from nested_jax import config as c; print(json.dumps(c.to_dict(c.load({str(file)!r}))))"
+    script = "import json; from nested_jax import config as c, description as d; "
+    script += f"print(json.dumps(d.to_dict(c.load({str(file)!r}))))"
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert json.loads(other) == configs.to_dict(configs.load(str(file)))
+    assert json.loads(other) == description.to_dict(configs.load(str(file)))
     assert "scale" in other
 
 
 def test_differences():
-    a = configs.to_dict(Experiment())
-    assert configs.differences(a, json.loads(json.dumps(a))) == []
-    b = configs.to_dict(configs.override(Experiment(), {"model.dim": "64", "model.levels.1.period": "4"}))
-    lines = configs.differences(a, b)
+    a = description.to_dict(Experiment())
+    assert description.differences(a, json.loads(json.dumps(a))) == []
+    b = description.to_dict(configs.override(Experiment(), {"model.dim": "64", "model.levels.1.period": "4"}))
+    lines = description.differences(a, b)
     assert lines == ["model.dim: 128 != 64", "model.levels.1.period: 8 != 4", "model.twice: 256 != 128"]
-    assert configs.differences({"a": 1}, {"b": [1]}) == ["a: 1 != (absent)", "b: (absent) != [1]"]
-    assert configs.differences({"a": True}, {"a": 1}) == ["a: True != 1"]
-    assert configs.differences({"a": [1, 2]}, {"a": [1, 2, 3]}) == ["a: [1, 2] != [1, 2, 3]"]
+    assert description.differences({"a": 1}, {"b": [1]}) == ["a: 1 != (absent)", "b: (absent) != [1]"]
+    assert description.differences({"a": True}, {"a": 1}) == ["a: True != 1"]
+    assert description.differences({"a": [1, 2]}, {"a": [1, 2, 3]}) == ["a: [1, 2] != [1, 2, 3]"]
+
+
+def test_a_description_from_before_a_field_was_added_has_it_at_its_default():
+    now = Experiment()
+    older = json.loads(json.dumps(description.to_dict(now)))
+    del older["model"]["dropout"]
+    assert description.differences(description.completed(older, now), description.to_dict(now)) == []
+    assert "dropout" not in older["model"]
+    changed = configs.override(now, {"model.dropout": "0.5"})
+    (line,) = description.differences(description.completed(older, changed), description.to_dict(changed))
+    assert line.startswith("model.dropout: ")
+    older["model"]["__type__"] = "Another"
+    assert "dropout" not in description.completed(older, now)["model"]

@@ -12,7 +12,7 @@ hyperparameters; bring a text of 30B tokens and a pod). All rows of a size have 
 At "small" a model has one block and reads 256 bytes a step, as Newton-Schulz for every token takes minutes on a CPU.
 Measured so far (2026-11-25, ONE seed of 300 steps, ten minutes a row on a busy core of an AMD EPYC virtual
 machine; runs in `experiments/atlas/table6.jsonl`, table in `experiments/RESULTS.md`): the linear memory, windows of one
-token and attention before the memory (MAL) are worse as in the paper; the gated memory, MAG and Muon's absence are
+token and attention as a layer of its own (MAL) are worse as in the paper; the gated memory, MAG and Muon's absence are
 worse where the paper has them better; without the polynomial map it is better, and there keys have 16 features where
 with it they have 4. With one seed none of this is more than a hint.
 

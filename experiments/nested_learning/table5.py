@@ -30,11 +30,8 @@ Titans: it is the negative eigenvalues that do it, as in `experiments/nested_lea
 and (abab)* and not yet parity.
 
 Hope follows parity at every length on all three seeds, but is not at 100 everywhere as printed: of (aa)* one seed has
-100 and 100, one 100 and 48, one 36 and 0; of (abab)* two have 100 and 100, and the third diverged at step 112. It was
-worse with a chain of three feed-forward layers, of which two had periods of 16 and 4 tokens and stepped within strings:
-two seeds had 100 and 100, 37 and 0 on parity, and 54 and 8 in bin 1 of (abab)*. What makes (aa)* reliable was not
-found: memories for keys, values and η that learn more slowly or not at all, and three times the steps, did not (single
-runs, not recorded).
+100 and 100, one 100 and 48, one 36 and 0; of (abab)* two have 100 and 100, and the third diverged at step 112. What
+makes it reliable was not found.
 
 Counting takes longer: within the trained lengths Shuffle-2 is right to 98 % or more by the LSTM, attention and linear
 attention, to 53 to 94 % by the others (Hope was not run), and beyond them to 39 to 98 % and 1 to 40 %. Of a^n b^n

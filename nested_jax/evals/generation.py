@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from nested_jax import config as configs
+from nested_jax import description
 from nested_jax.evals.sampling import Sampling
 from nested_jax.memory.slots import SlotState
 from nested_jax.models import MemoryLayerState, load_state, save_state, saved_rows
@@ -317,7 +317,7 @@ class Generator:
         checksum = 0
         for leaf in jax.tree.leaves(self.params):
             checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
-        return {"config": configs.to_dict(self.model.config), "checksum of parameters": f"{checksum:08x}"}
+        return {"config": description.to_dict(self.model.config), "checksum of parameters": f"{checksum:08x}"}
 
 
 def generate(

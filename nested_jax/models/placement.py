@@ -48,7 +48,7 @@ def fit(spec: P, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
     return P(*fitted)
 
 
-def _mesh() -> Any:
+def mesh_in_context() -> Any:
     """The mesh in context if it has several devices and automatic axes alone, as outside of a `shard_map`."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto} else None
@@ -69,7 +69,7 @@ def constrain(tree: Any, spec: P) -> Any:
       >>> constrain({"x": jnp.zeros((2, 3))}, P(ROWS))["x"].shape
       (2, 3)
     """
-    mesh = _mesh()
+    mesh = mesh_in_context()
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, fit(spec, leaf.shape, mesh.shape)), tree)
@@ -98,7 +98,7 @@ def on_own(run: Callable[..., Any], before: tuple[P, ...], after: Any) -> Callab
       >>> on_own(jnp.cumsum, (P(ROWS),), P(ROWS))(jnp.ones(3)).tolist()
       [1.0, 2.0, 3.0]
     """
-    mesh = _mesh()
+    mesh = mesh_in_context()
     if mesh is None:
         return run
 

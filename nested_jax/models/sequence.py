@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 
 from nested_jax.memory import across
-from nested_jax.models.placement import TIME
+from nested_jax.models.placement import TIME, mesh_in_context
 
 
 def members() -> int:
@@ -23,10 +22,8 @@ def members() -> int:
       >>> members()
       1
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if TIME not in mesh.axis_names or any(kind != AxisType.Auto for kind in mesh.axis_types):
-        return 1
-    return mesh.shape[TIME]
+    mesh = mesh_in_context()
+    return 1 if mesh is None else mesh.shape.get(TIME, 1)
 
 
 def splits(memory: Any, length: int) -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nested_jax import config as configs
+from nested_jax import description
 
 DESCRIPTION = "description.json"
 SHOWN = 5
@@ -104,7 +104,7 @@ def load_state(path: str | os.PathLike[str], like: Any, about: Mapping[str, Any]
     """
     found_about, arrays = _read(pathlib.Path(path))
     expected = _named(like)
-    wrong = configs.differences(found_about, json.loads(json.dumps(dict(about or {}))))
+    wrong = description.differences(found_about, json.loads(json.dumps(dict(about or {}))))
     wrong += [f"{name}: not in the file" for name in expected if name not in arrays]
     wrong += [f"{name}: in the file only" for name in arrays if name not in expected]
     for name, leaf in expected.items():

@@ -92,7 +92,7 @@ def _run(
     try:
         report = run_here.train()
     except TrainingStopped as error:
-        stopped = str(error)
+        stopped = str(error).replace(str(workdir), "WORKDIR")
     if report is None and not stopped:
         return None, True
     flags = "".join(f" --config.{field}={shlex.quote(value)}" for field, value in given.items())

@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from nested_jax import config as configs
+from nested_jax import description
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
 from nested_jax.train.interruption import Interruption
@@ -67,7 +68,7 @@ class Run:
         self.say = from_first(say)
         self.interrupted = False
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
-        self.description = json.loads(json.dumps(configs.to_dict(experiment)))
+        self.description = json.loads(json.dumps(description.to_dict(experiment)))
 
     def train(self) -> Report | None:
         """Trains to the last step, from the beginning or from the newest checkpoint.
@@ -99,12 +100,12 @@ class Run:
         latest = self.checkpoints.latest
         check_same(-1 if latest is None else latest, f"the newest checkpoint in {self.checkpoints.directory}")
         if latest is not None:
-            stored = configs.completed(self.checkpoints.config(latest), self.experiment)
+            stored = description.completed(self.checkpoints.config(latest), self.experiment)
             mine, theirs = (
                 {name: value for name, value in described.items() if name not in FREE}
                 for described in (self.description, stored)
             )
-            lines = [f"{line} (checkpoint != this config)" for line in configs.differences(theirs, mine)]
+            lines = [f"{line} (checkpoint != this config)" for line in description.differences(theirs, mine)]
             refuse_other_config(self.checkpoints.directory, lines)
 
     def restore_params(self) -> tuple[int, Any]:

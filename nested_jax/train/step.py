@@ -172,10 +172,10 @@ def accumulated(loss: Callable[..., jax.Array], microbatches: int) -> Callable[.
         def parts(leaf: jax.Array) -> jax.Array:
             return jnp.swapaxes(leaf.reshape(rows // microbatches, microbatches, *leaf.shape[1:]), 0, 1)
 
+        counted = jnp.maximum(jnp.sum(batch["trained"]), 1) if "trained" in batch else None
+
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            share = 1 / microbatches
-            if "trained" in batch:
-                share = jnp.sum(part["trained"]) / jnp.maximum(jnp.sum(batch["trained"]), 1)
+            share = 1 / microbatches if counted is None else jnp.sum(part["trained"]) / counted
             found = value_and_gradient(params, part, **options)
             return jax.tree.map(lambda a, b: a + (share * b).astype(a.dtype), total, found), None
 
