@@ -63,15 +63,16 @@ def run(name, sizes, dtype):
     mesh = make_mesh(MeshConfig(**dict(zip(AXES, sizes, strict=True))))
     tokens = jax.random.randint(jax.random.key(5), (8, 65), 0, 256)
     losses, gradient = [], None
+
+    def begin():
+        state = initial_state(model, optimizer, 0)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
+        return state._replace(params=params, optimizer=optimizer.init(params))
+
+    state = jax.jit(begin)()  # on one device: in pieces, the last bit of a random number may be another one
     with jax.set_mesh(mesh):
         placed = jax.tree.map(lambda leaf: leaf.sharding, place(model, optimizer, 0, mesh))
-
-        def begin():
-            state = initial_state(model, optimizer, 0)
-            params = jax.tree.map(lambda leaf: leaf.astype(dtype), state.params)
-            return state._replace(params=params, optimizer=optimizer.init(params))
-
-        state = jax.jit(begin, out_shardings=placed)()
+        state = jax.device_put(state, placed)
         batch = {"tokens": jax.device_put(tokens, NamedSharding(mesh, BATCH))}
         step = jax.jit(make_step(model, optimizer, config, STEPS), donate_argnums=0)
         for _ in range(STEPS):
