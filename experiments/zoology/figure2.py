@@ -10,7 +10,7 @@
 sequence, then over sequences. Two blocks without feed-forward layers; the width is 64 (`--config.model.dim=128`).
 
 The figure prints no numbers: attention solves all of it at every width. Differs from the recipe: every row has a short
-convolution where its family has one (attention has none, and rotary positions in the place of learned ones), 2,000
+convolution where its family has one (attention has none, and rotary positions in the place of learned ones), 1,000
 steps of 64 sequences of 20,000 in the place of 64 epochs of 100,000 in batches of 128 to 512, no dropout, one learning
 rate.
 """

@@ -231,8 +231,6 @@ class MemoryAsContext(_Hybrid):
         size = self._segment
         first = self.start(batch)
         state = first if state is None else state
-        if self.is_initializing():
-            return self._part(inputs[:, :size], state, None)
         fresh = self._fresh(segments, batch, -(-length // size))
         full, rest = divmod(length, size)
         outputs = []

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,6 +250,12 @@ def test_initialisation_makes_float32_parameters_only(x64):
     leaves = jax.tree.leaves(variables)
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
     assert parameter_count(variables["params"]) == sum(np.prod(leaf.shape) for leaf in leaves)
+
+
+def test_initial_parameters_do_not_depend_on_how_many_tokens_are_given():
+    model = LanguageModel(config(blocks=("mac",), window=2 * CHUNK, dtype="float32"))
+    one, many = (model.init(jax.random.key(0), jnp.zeros((1, length), jnp.int32)) for length in (1, 11))
+    chex.assert_trees_all_equal(one, many)
 
 
 @pytest.mark.parametrize(
