@@ -24,11 +24,9 @@ our choice: windows of 16 tokens, chunks of 64, polynomial features of degree 2 
 is, is not printed: here TTT-MLP. The paper's tokenizer is T5's.
 """
 
-from nested_jax.evals.zero_shot import table_columns
-from nested_jax.train.comparison import Published, Row, compare
+from nested_jax.train.comparison import Row, compare
 from nested_jax.train.experiment import Experiment
-
-COLUMNS = table_columns()
+from nested_jax.train.protocols import zero_shot_table
 
 NUMBERS = {
     "transformer++@760m": (25.21, 27.64, 35.8, 66.9, 42.2, 51.9, 60.4, 32.5, 39.5, 60.4, 48.69),
@@ -65,12 +63,7 @@ NUMBERS = {
     "atlas++@1.3b": (14.40, 10.72, 50.8, 73.5, 59.4, 61.1, 71.3, 43.7, 42.5, 61.9, 58.03),
 }
 
-RESULT = Published(
-    source="Atlas, arXiv 2505.23735, table 2 (30B tokens at 760M, 100B at 1.3B)",
-    columns=COLUMNS,
-    measured={column: column for column in COLUMNS},
-    values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
-)
+RESULT = zero_shot_table("Atlas, arXiv 2505.23735, table 2 (30B tokens at 760M, 100B at 1.3B)", NUMBERS)
 
 ROWS = {
     "transformer++": Row("Transformer++", "transformer++"),

@@ -19,11 +19,9 @@ Differs from the paper at its own size: as `experiments/atlas/table2.py`; GLA ha
 channel in its paper.
 """
 
-from nested_jax.evals.zero_shot import table_columns
-from nested_jax.train.comparison import Published, Row, compare
+from nested_jax.train.comparison import Row, compare
 from nested_jax.train.experiment import Experiment
-
-COLUMNS = table_columns()
+from nested_jax.train.protocols import zero_shot_table
 
 NUMBERS = {
     "transformer++@340m": (31.52, 41.08, 30.76, 62.98, 34.76, 50.53, 45.21, 24.05, 36.81, 58.24, 42.92),
@@ -42,12 +40,7 @@ NUMBERS = {
     "memora@340m": (27.16, 30.44, 33.68, 65.21, 39.17, 51.23, 53.40, 27.99, 34.1, 59.29, 45.51),
 }
 
-RESULT = Published(
-    source="Atlas, arXiv 2505.23735, table 8 (340M parameters, 15B tokens)",
-    columns=COLUMNS,
-    measured={column: column for column in COLUMNS},
-    values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
-)
+RESULT = zero_shot_table("Atlas, arXiv 2505.23735, table 8 (340M parameters, 15B tokens)", NUMBERS)
 
 ROWS = {
     "transformer++": Row("Transformer++", "transformer++"),

@@ -23,11 +23,9 @@ the paper says, and are read there, too; Memora's softmax is over one axis of ea
 paper.
 """
 
-from nested_jax.evals.zero_shot import table_columns
-from nested_jax.train.comparison import Published, Row, compare
+from nested_jax.train.comparison import Row, compare
 from nested_jax.train.experiment import Experiment
-
-COLUMNS = {column: heading for column, heading in table_columns().items() if column != "average"}
+from nested_jax.train.protocols import zero_shot_table
 
 NUMBERS = {
     "transformer++@340m": (31.52, 41.08, 30.76, 62.98, 34.76, 50.53, 45.21, 24.05, 36.81, 58.24),
@@ -66,11 +64,8 @@ NUMBERS = {
     "memora@1.3b": (15.90, 12.04, 48.67, 73.10, 55.99, 57.36, 71.55, 37.92, 40.19, 61.34),
 }
 
-RESULT = Published(
-    source="MIRAS, arXiv 2504.13173, table 2 (15B tokens at 340M, 30B at 760M, 100B at 1.3B)",
-    columns=COLUMNS,
-    measured={column: column for column in COLUMNS},
-    values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+RESULT = zero_shot_table(
+    "MIRAS, arXiv 2504.13173, table 2 (15B tokens at 340M, 30B at 760M, 100B at 1.3B)", NUMBERS, average=False
 )
 
 ROWS = {

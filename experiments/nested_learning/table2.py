@@ -24,11 +24,9 @@ layers is such that all rows of a size have the same number of parameters. Which
 TTT-MLP; Titans is LMM, as the text says that it is free of attention.
 """
 
-from nested_jax.evals.zero_shot import table_columns
-from nested_jax.train.comparison import Published, Row, compare
+from nested_jax.train.comparison import Row, compare
 from nested_jax.train.experiment import Experiment
-
-COLUMNS = table_columns()
+from nested_jax.train.protocols import zero_shot_table
 
 NUMBERS = {
     "transformer++@760m": (24.18, 24.27, 37.1, 67.2, 43.8, 53.0, 65.6, 33.4, 39.1, 61.7, 50.11),
@@ -55,12 +53,7 @@ NUMBERS = {
     "hope@1.3b": (14.39, 10.08, 51.0, 73.9, 57.5, 61.2, 73.8, 42.7, 42.8, 61.4, 58.04),
 }
 
-RESULT = Published(
-    source="Nested Learning, arXiv 2512.24695 v1, table 2 (30B tokens at 760M, 100B at 1.3B)",
-    columns=COLUMNS,
-    measured={column: column for column in COLUMNS},
-    values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
-)
+RESULT = zero_shot_table("Nested Learning, arXiv 2512.24695 v1, table 2 (30B tokens at 760M, 100B at 1.3B)", NUMBERS)
 
 ROWS = {
     "transformer++": Row("Transformer++", "transformer++"),

@@ -30,10 +30,9 @@ from nested_jax.data.code_dependencies import CodeDependencies
 from nested_jax.data.dependencies import Programs
 from nested_jax.data.documents import find, fraction
 from nested_jax.data.question_task import QuestionTask
-from nested_jax.train.comparison import Published, Row, Sweep, variant
+from nested_jax.train.comparison import Published, Row
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.optimizer import OptimizerConfig
-from nested_jax.train.protocols import on_task
+from nested_jax.train.protocols import QUESTIONS_SWEEP, on_questions
 
 PARTS = {"values": "value", "names": "name", "code": "code"}
 TRAINED, TESTED = (0, 1, 2, 3), {"values": (0, 1, 2, 3, 4), "names": (0, 1, 2, 3, 4), "code": (0, 1)}
@@ -45,7 +44,7 @@ RESULT = Published(
     measured={f"{part}/{depth}": f"{part}:depth{depth}/sequence" for part in PARTS for depth in TESTED[part]},
     unit=100,
 )
-SWEEP = Sweep(seeds=(0, 1, 2), grid={"optimizer.learning_rate": ("3e-3", "1e-3")}, select="validation/sequence")
+SWEEP = QUESTIONS_SWEEP
 ROWS = {
     "lmm": Row("Titans LMM", "titans-lmm"),
     "hope": Row("Hope", "hope"),
@@ -89,11 +88,10 @@ def code(size: str) -> QuestionTask:
     )
 
 
+def questions(part: str, size: str) -> QuestionTask:
+    return code(size) if part == "code" else programs(part, size)
+
+
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row on a part at a size; see the file's docstring."""
-    row, part, size = variant(ROWS, arg, PARTS)
-    steps, batch = (10, 2) if size == "tiny" else (1000, 16)
-    questions = code(size) if part == "code" else programs(part, size)
-    model = ROWS[row].model(size, vocab_size=questions.vocab_size)
-    optimizer = OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01)
-    return on_task(model, questions, steps=steps, batch_size=batch, optimizer=optimizer)
+    return on_questions(ROWS, arg, PARTS, questions, batch_size=16)

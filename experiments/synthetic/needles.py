@@ -20,10 +20,9 @@ Rates, batches and 1,000 steps are guesses of ours; whether they are enough is o
 
 from nested_jax.data.niah import Needles, multi_key_2, single_1
 from nested_jax.data.question_task import QuestionTask
-from nested_jax.train.comparison import Published, Sweep, variant
+from nested_jax.train.comparison import Published
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.optimizer import OptimizerConfig
-from nested_jax.train.protocols import RECALL_ROWS, on_task
+from nested_jax.train.protocols import QUESTIONS_SWEEP, RECALL_ROWS, on_questions
 
 PARTS = {"single_1": "S-NIAH-1", "multi_key_2": "MK-2"}
 MAKERS = {"single_1": single_1, "multi_key_2": multi_key_2}
@@ -36,7 +35,7 @@ RESULT = Published(
     measured={f"{part}/{length}": f"{part}:{length}/sequence" for part in PARTS for length in TESTED},
     unit=100,
 )
-SWEEP = Sweep(seeds=(0, 1, 2), grid={"optimizer.learning_rate": ("3e-3", "1e-3")}, select="validation/sequence")
+SWEEP = QUESTIONS_SWEEP
 ROWS = RECALL_ROWS
 
 
@@ -53,9 +52,4 @@ def task(part: str, size: str) -> QuestionTask:
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row on a task at a size; see the file's docstring."""
-    row, part, size = variant(ROWS, arg, PARTS)
-    steps, batch = (10, 2) if size == "tiny" else (1000, 8)
-    questions = task(part, size)
-    model = ROWS[row].model(size, vocab_size=questions.vocab_size)
-    optimizer = OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01)
-    return on_task(model, questions, steps=steps, batch_size=batch, optimizer=optimizer)
+    return on_questions(ROWS, arg, PARTS, task, batch_size=8)

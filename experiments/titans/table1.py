@@ -26,11 +26,9 @@ up for a fifteenth of the steps (1B of 15B tokens), as Gated DeltaNet's, whose t
 is, is not printed: here TTT-MLP. GLA has one decay per head here and one per channel in its paper.
 """
 
-from nested_jax.evals.zero_shot import table_columns
-from nested_jax.train.comparison import Published, Row, compare
+from nested_jax.train.comparison import Row, compare
 from nested_jax.train.experiment import Experiment
-
-COLUMNS = table_columns()
+from nested_jax.train.protocols import zero_shot_table
 
 NUMBERS = {
     "transformer++@340m": (31.52, 41.08, 30.76, 62.98, 34.76, 50.53, 45.21, 24.05, 36.81, 58.24, 42.92),
@@ -74,12 +72,7 @@ NUMBERS = {
     "mal@760m": (19.07, 20.33, 40.05, 69.99, 48.82, 53.02, 67.54, 35.65, 30.98, 61.72, 50.97),
 }
 
-RESULT = Published(
-    source="Titans, arXiv 2501.00663, table 1 (15B tokens at 340M and 400M, 30B at 760M)",
-    columns=COLUMNS,
-    measured={column: column for column in COLUMNS},
-    values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
-)
+RESULT = zero_shot_table("Titans, arXiv 2501.00663, table 1 (15B tokens at 340M and 400M, 30B at 760M)", NUMBERS)
 
 ROWS = {
     "transformer++": Row("Transformer++", "transformer++"),

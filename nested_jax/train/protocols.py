@@ -1,13 +1,15 @@
 """How benchmarks train every model: sizes, steps and optimizers of their protocols, and small ones for a CPU."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from nested_jax.data import Task, TaskConfig
 from nested_jax.data.mad import baseline
+from nested_jax.data.question_task import QuestionTask
+from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import AutoEncoderConfig, ModelConfig
-from nested_jax.train.comparison import Row, Sweep, variant
+from nested_jax.train.comparison import Published, Row, Sweep, variant
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
 
@@ -31,6 +33,7 @@ MAD_SWEEP = Sweep(
         "the benchmark is a mean over settings of growing difficulty",
     },
 )
+QUESTIONS_SWEEP = Sweep(grid={"optimizer.learning_rate": ("3e-3", "1e-3")}, select="validation/sequence")
 RECALL_ROWS = {
     "lmm": Row("Titans LMM", "titans-lmm"),
     "mag": Row("Titans MAG", "titans-mag"),
@@ -53,6 +56,50 @@ def on_task(model: ModelConfig, task: Task, *, steps: int, batch_size: int, opti
         eval_every=0,
         checkpoint_every=max(steps // 4, 1),
         keep=1,
+    )
+
+
+def on_questions(
+    rows: Mapping[str, Row],
+    arg: str,
+    parts: Mapping[str, str],
+    questions: Callable[[str, str], QuestionTask],
+    batch_size: int,
+) -> Experiment:
+    """A row of a table of questions on a part; to be returned by a file's `get_config`.
+
+    Args:
+      rows: of the table.
+      arg: `ROW/PART@SIZE`.
+      parts: of the table.
+      questions: from a part and a size to the task.
+      batch_size: sequences of a step; 1,000 steps. "tiny" has 10 steps of 2.
+
+    Raises:
+      ValueError: for an unknown row, part or size.
+    """
+    row, part, size = variant(rows, arg, parts)
+    steps, batch_size = (10, 2) if size == "tiny" else (1_000, batch_size)
+    task = questions(part, size)
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup=steps // 10, weight_decay=0.01)
+    model = rows[row].model(size, vocab_size=task.vocab_size)
+    return on_task(model, task, steps=steps, batch_size=batch_size, optimizer=optimizer)
+
+
+def zero_shot_table(source: str, numbers: Mapping[str, tuple[float, ...]], *, average: bool = True) -> Published:
+    """What a paper printed of language models: two perplexities, eight accuracies in % and, mostly, their average.
+
+    Args:
+      source: paper, table, sizes and tokens.
+      numbers: `ROW@SIZE` → its numbers, in the order of `nested_jax.evals.zero_shot.table_columns`.
+      average: whether the table has the average.
+    """
+    columns = {name: title for name, title in table_columns().items() if average or name != "average"}
+    return Published(
+        source=source,
+        columns=columns,
+        measured={name: name for name in columns},
+        values={row: dict(zip(columns, line, strict=True)) for row, line in numbers.items()},
     )
 
 
