@@ -89,13 +89,12 @@ SWEEP = Sweep(
 
 
 def hope(config: ModelConfig) -> dict[str, Any]:
-    """One step per token, eigenvalues that may be negative; the levels step after more tokens than a string has."""
+    """One step per token, eigenvalues from -1 to 1; the levels step after more tokens than a string has."""
     descent = nj.rules.delta_gradient_descent(form="explicit")
     one = nj.Memory(nj.networks.Linear(), nj.objectives.dot_product, descent, chunk_size=1, read="start")
-    generator = nj.Memory(
-        nj.networks.MLP(expansion=1), rule=nj.rules.delta_gradient_descent(), chunk_size=1, read="start"
-    )
-    memory = nj.memory.SelfModifying(one, generator, max_learning_rate=2.0)
+    direct, slow = nj.networks.MLP(expansion=1, residual=False), nj.rules.delta_gradient_descent(0.1)
+    generators = nj.Memory(direct, rule=slow, chunk_size=1, read="start")
+    memory = nj.memory.SelfModifying(one, generators, max_learning_rate=2.0, bounded=True)
     memories = MemoryConfig(memory=memory, heads=config.memory.heads, conv=0)
     return {"memory": memories, "levels": (LevelConfig(period=512), LevelConfig(period=2048)), "levels_per_block": 1}
 
@@ -119,7 +118,7 @@ def get_config(arg: str = "") -> Experiment:
     if size == "tiny":
         few = {"train_examples": 64, "validation_examples": 8, "test_examples": 8, "window": (2, 12)}
         task, steps, batch = FormalLanguage(language=part, **few), 20, 4
-    fast = Group(parameters="gates|initial/learning_rate", learning_rate_factor=10, weight_decay=0.0)
+    fast = Group(parameters="gates|initial/(bias|learning_rate)", learning_rate_factor=10, weight_decay=0.0)
     return Experiment(
         model=ROWS[row].model(size, vocab_size=task.vocab_size),
         data=TaskConfig(task=task, batch_size=batch),

@@ -32,10 +32,12 @@ class SelfModifyingState(NamedTuple):
     Attributes:
       memory: the state of the memory that is read.
       generators: name of what is generated → the state of the memory that does.
+      bias: gate → the constant that is added to what its memory answers.
     """
 
     memory: MemoryState
     generators: dict[str, MemoryState]
+    bias: dict[str, jax.Array]
 
     @property
     def position(self) -> jax.Array | None:
@@ -62,19 +64,24 @@ class SelfModifying:
 
     Our choices, where the paper is silent: not only keys and queries but values, too, are divided by their length,
     without which a memory's answers come back as its own targets and grow beyond all bounds (small models diverged
-    within 25 steps); a gate is a number, sigmoid(M(x) + b) times its maximum, with a fixed b that puts M(x) = 0 at the
-    values below, and its memory, which cannot be residual (D features to one), has an MLP's hidden width of
-    expansion · D; on a layer's own input (the hidden activations of an MLP) delta gradient descent is that of
-    `rules.delta_gradient_descent`.
+    within 25 steps); a gate is a number, sigmoid(M(x) + b) times its maximum, with an outer parameter b that begins at
+    the values below, and its memory, which cannot be residual (D features to one), has an MLP's hidden width of
+    expansion · D. Without b a gate cannot stay where it is useful: delta gradient descent takes out of M what it
+    answers, within some twenty tokens all of it. On a layer's own input (the hidden activations of an MLP) delta
+    gradient descent is that of `rules.delta_gradient_descent`.
 
     Attributes:
       memory: the one that is read; `read="start"`.
       generators: the form of all others; its chunks divide the memory's.
       static: which of "query", "key", "value" and the gates are given by the caller and not generated.
-      max_learning_rate: upper end of the learning rate; None for 1 / memory.chunk_size. It is at half of it where the
-        generator answers 0.
-      momentum: of a momentum where its generator answers 0.
+      max_learning_rate: upper end of the learning rate; None for 1 / memory.chunk_size. Before training it is at half
+        of it where its generator answers 0.
+      momentum: of a momentum, likewise.
       decay: of a decay, likewise.
+      bounded: whether learning rates that are no constants are divided by max(1, 1 - v·k) (our choice). A linear memory
+        that descends in the explicit form on a dot product with its own answer to v keeps 1 - η (1 - v·k) of what it
+        answers to k. With η up to 2 that is -3 at the least, and training favours it where a memory has to turn around
+        at every token, until it overflows in float32 some sixty tokens later; with the division it is -1.
 
     Raises:
       ValueError: if the memories do not read the chunk's start, the chunks do not divide, or a name is unknown.
@@ -102,6 +109,7 @@ class SelfModifying:
     max_learning_rate: float | None = None
     momentum: float = 0.5
     decay: float = 0.002
+    bounded: bool = False
 
     def __post_init__(self):
         for name in ("memory", "generators"):
@@ -153,7 +161,8 @@ class SelfModifying:
           dim: features of inputs, keys, values and queries.
 
         Returns:
-          "memory" and the name of everything generated → a flat dict of weights.
+          "memory" and the name of everything generated → a flat dict of weights; "bias" → one number per gate that is
+          generated, 0 for the values that the attributes give.
 
         Raises:
           ValueError: for two different widths.
@@ -172,14 +181,14 @@ class SelfModifying:
         for name in self.generated:
             vector = name in VECTORS
             weights[name] = self.generators.init(keys[name], dim) if vector else gates.init(keys[name], (dim, 1))
-        return weights
+        return weights | {"bias": {name: jnp.zeros(()) for name in self._groups().get("gates", ())}}
 
     def start(self, params: Mapping[str, Mapping[str, jax.Array]]) -> SelfModifyingState:
         """The state of memories that have seen nothing: weights `params`, see `init`."""
         makers = {
             name: self._maker(group).start(params[name]) for group, names in self._groups().items() for name in names
         }
-        return SelfModifyingState(self.memory.start(params["memory"]), makers)
+        return SelfModifyingState(self.memory.start(params["memory"]), makers, dict(params["bias"]))
 
     def scan(
         self,
@@ -234,7 +243,7 @@ class SelfModifying:
         row = jax.tree.map(lambda x: jnp.asarray(x)[None], (inputs, given))
         groups = self._stack(state.generators)
         frozen = {group: jax.vmap(chunk_start)(makers) for group, makers in groups.items()}
-        made, gates = self._generate(frozen, *row)
+        made, gates = self._generate(frozen, state.bias, *row)
         written = _of(self.generators, {name: gate[0] for name, gate in gates.items()})
 
         def write(maker: Memory, state: MemoryState, start: MemoryState) -> MemoryState:
@@ -248,7 +257,7 @@ class SelfModifying:
         target = self.memory.recall(chunk_start(state.memory), made["value"])[0]
         written = _of(self.memory, {gate: value[0] for gate, value in gates.items()})
         y, memory = self.memory.step(state.memory, made["key"][0], target, made["query"][0], written)
-        return y, SelfModifyingState(memory, self._unstack(after))
+        return y, SelfModifyingState(memory, self._unstack(after), state.bias)
 
     def recall(
         self, state: SelfModifyingState, inputs: jax.Array, given: Mapping[str, jax.Array] | None = None
@@ -267,7 +276,7 @@ class SelfModifying:
 
     def _fresh(self, state: SelfModifyingState) -> SelfModifyingState:
         makers = {name: maker.initial for name, maker in state.generators.items()}
-        return self.start({"memory": state.memory.initial, **makers})
+        return self.start({"memory": state.memory.initial, "bias": state.bias, **makers})
 
     def _chunk(
         self, state: SelfModifyingState, inputs: jax.Array, given: Mapping[str, jax.Array]
@@ -277,11 +286,11 @@ class SelfModifying:
         full, rest = divmod(inputs.shape[0], size)
 
         def small(groups, xs):
-            made, gates = self._generate(groups, *xs)
+            made, gates = self._generate(groups, state.bias, *xs)
 
-            def write(maker: Memory, state: MemoryState) -> MemoryState:
-                target = maker.recall(state, made["value"])
-                return maker.scan(state, made["key"], target, made["key"], _of(self.generators, gates))[1]
+            def write(maker: Memory, before: MemoryState) -> MemoryState:
+                target = maker.recall(before, made["value"])
+                return maker.scan(before, made["key"], target, made["key"], _of(self.generators, gates))[1]
 
             after = {
                 group: jax.vmap(functools.partial(write, self._maker(group)))(makers)
@@ -300,7 +309,7 @@ class SelfModifying:
         made, gates = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         target = self.memory.recall(state.memory, made["value"])
         y, memory = self.memory.scan(state.memory, made["key"], target, made["query"], _of(self.memory, gates))
-        return y, SelfModifyingState(memory, self._unstack(groups))
+        return y, SelfModifyingState(memory, self._unstack(groups), state.bias)
 
     def _groups(self) -> dict[str, list[str]]:
         """What is generated, by the shape of its memory, so that equal memories run as one."""
@@ -324,7 +333,11 @@ class SelfModifying:
         }
 
     def _generate(
-        self, groups: Mapping[str, MemoryState], inputs: jax.Array, given: Mapping[str, jax.Array]
+        self,
+        groups: Mapping[str, MemoryState],
+        bias: Mapping[str, jax.Array],
+        inputs: jax.Array,
+        given: Mapping[str, jax.Array],
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Queries, keys and values [C, D], and gates [C], at the makers' weights."""
         made = dict(given)
@@ -332,9 +345,12 @@ class SelfModifying:
             answers = jax.vmap(self._maker(group).recall, (0, None))(groups[group], inputs)
             for name, answer in zip(names, answers, strict=True):
                 if group == "gates":
-                    made[name] = self._gate(name, answer[:, 0])
+                    made[name] = self._gate(name, answer[:, 0] + bias[name])
                 else:
                     made[name] = l2_normalise(answer)
+        if self.bounded:
+            size = jnp.maximum(1, 1 - jnp.sum(made["value"] * made["key"], axis=-1))
+            made |= {name: made[name] / size for name in self.gate_names if name.endswith("learning_rate")}
         return {name: made[name] for name in VECTORS}, {name: made[name] for name in self.gate_names}
 
     def _gate(self, name: str, answer: jax.Array) -> jax.Array:

@@ -47,9 +47,9 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def literal(weights, queries, decays=True, descends="delta"):
+def literal(weights, queries, decays=True, descends="delta", bounded=False):
     """M_b,t = M_b,t−1 (α_t I − η_t a a^T) − η_t ∇L at frozen weights, for every layer with its own input a."""
-    live = {name: dict(w) for name, w in weights.items()}
+    live, bias = {name: dict(w) for name, w in weights.items() if name != "bias"}, weights["bias"]
     frozen, y = {}, []
 
     def answer(name, x, w):
@@ -63,8 +63,12 @@ def literal(weights, queries, decays=True, descends="delta"):
         k = answer("key", X[t], frozen["key"])[0]
         v = answer("value", X[t], frozen["value"])[0]
         k, v = k / np.sqrt(k @ k + 1e-6), v / np.sqrt(v @ v + 1e-6)
-        eta = 0.9 * sigmoid(answer("learning_rate", X[t], frozen["learning_rate"])[0][0])
-        alpha = sigmoid(answer("decay", X[t], frozen["decay"])[0][0] + np.log(0.1 / 0.9)) if decays else 0.0
+        eta = 0.9 * sigmoid(answer("learning_rate", X[t], frozen["learning_rate"])[0][0] + bias["learning_rate"])
+        if bounded:
+            eta /= max(1, 1 - v @ k)
+        alpha = 0.0
+        if decays:
+            alpha = sigmoid(answer("decay", X[t], frozen["decay"])[0][0] + bias["decay"] + np.log(0.1 / 0.9))
         y.append(answer("memory", queries[t], frozen["memory"])[0])
         for name, w in live.items():
             target = answer(name, v, frozen[name])[0]
@@ -81,10 +85,11 @@ def literal(weights, queries, decays=True, descends="delta"):
     return np.stack(y), live
 
 
-def test_equations_83_to_93():
-    hope = build()
+@pytest.mark.parametrize("bounded", [False, True])
+def test_equations_83_to_93(bounded):
+    hope = build(bounded=bounded)
     weights = jax.tree.map(np.asarray, weights_of(hope))
-    expected, live = literal(weights, np.asarray(given_of(hope)["query"]))
+    expected, live = literal(weights, np.asarray(given_of(hope)["query"]), bounded=bounded)
     y, state = run(hope)
     np.testing.assert_allclose(y, expected, rtol=1e-10)
     after = {"memory": state.memory.weights, **{name: maker.weights for name, maker in state.generators.items()}}
@@ -155,6 +160,27 @@ def test_steps_pieces_resets_and_causality(name):
         if "query" in hope.static:
             np.testing.assert_array_equal(other[place:chunk], y[place:chunk])
         assert chunk >= T or np.any(other[chunk:] != y[chunk:])
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_bounded_memory_turns_around_and_does_not_grow(bounded):
+    """Against its own answer to -k: it keeps 1 - η (1 - v·k) of its answer to k, -1 with the bound and -3 without."""
+    one = nj.Memory(
+        nj.networks.Linear(),
+        nj.objectives.dot_product,
+        nj.rules.delta_gradient_descent(form="explicit"),
+        chunk_size=1,
+        read="start",
+    )
+    hope = nj.memory.SelfModifying(one, one, ("query", "key", "value", "learning_rate"), bounded=bounded)
+    assert hope.generated == ()
+    key = jnp.array([0.6, 0.8])
+    weights = {"memory": {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, "bias": {}}
+    given = {name: jnp.tile(sign * key, (4, 1)) for name, sign in (("query", 1), ("key", 1), ("value", -1))}
+    given["learning_rate"] = jnp.full(4, 2.0)
+    y, _ = hope.scan(hope.start(weights), jnp.zeros((4, 2)), given)
+    kept = -1 if bounded else -3
+    np.testing.assert_allclose(y, np.outer(kept ** np.arange(4), np.asarray(y)[0]), rtol=1e-6)
 
 
 @pytest.mark.slow
