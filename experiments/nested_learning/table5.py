@@ -92,7 +92,7 @@ def hope(config: ModelConfig) -> dict[str, Any]:
     """One step per token, eigenvalues from -1 to 1; the levels step after more tokens than a string has."""
     descent = nj.rules.delta_gradient_descent(form="explicit")
     one = nj.Memory(nj.networks.Linear(), nj.objectives.dot_product, descent, chunk_size=1, read="start")
-    direct, slow = nj.networks.MLP(expansion=1, residual=False), nj.rules.delta_gradient_descent(0.1)
+    direct, slow = nj.networks.MLP(expansion=1, residual=False), nj.rules.delta_gradient_descent(0.01)
     generators = nj.Memory(direct, rule=slow, chunk_size=1, read="start")
     memory = nj.memory.SelfModifying(one, generators, max_learning_rate=2.0, bounded=True)
     memories = MemoryConfig(memory=memory, heads=config.memory.heads, conv=0)
