@@ -82,7 +82,7 @@ def self_modifying(largest: float) -> MemoryConfig:
         chunk_size=1,
         read="start",
     )
-    direct, slow = nj.networks.MLP(expansion=1, residual=False), nj.rules.delta_gradient_descent(0.1)
+    direct, slow = nj.networks.MLP(expansion=1, residual=False), nj.rules.delta_gradient_descent(0.01)
     makers = nj.Memory(direct, rule=slow, chunk_size=1, read="start")
     return MemoryConfig(memory=nj.memory.SelfModifying(one, makers, max_learning_rate=largest, bounded=True), conv=0)
 
