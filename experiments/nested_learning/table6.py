@@ -15,7 +15,7 @@ decay), "w/o momentum" and "w/o inner projection q" are each the equations' way.
 
 Measured with 300 steps of 256 bytes (one core of an AMD EPYC virtual machine, the other one busy; jax 0.10.2,
 2026-11-23; seeds 0-2; bits per byte on 99,968 validation bytes, context 128; changes in percent as in
-`experiments/titans/table5.py`; 188,260 to 192,864 parameters):
+`experiments/titans/table5.py`; 188,260 to 192,864 parameters; before gates had a learned constant):
 
     python -m nested_jax sweep --config=experiments/nested_learning/table6.py --seeds=0,1,2
 

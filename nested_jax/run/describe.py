@@ -220,7 +220,8 @@ def _self_modifying(config: MemoryConfig, memory: SelfModifying, mixers: Sequenc
     one, others = memory.memory, memory.generators
     periods = " and ".join(str(size) for size in sorted({one.chunk_size, others.chunk_size}))
     described = list(dict.fromkeys(describe_rule(part.rule) for part in (one, others)))
-    weights = sum(parameter_count(mixer["initial"]) for mixer in mixers)
+    started = ("memory", *memory.generated)
+    weights = sum(parameter_count(mixer["initial"][name]) for mixer in mixers for name in started)
     note = (
         f"{config.heads} heads per block, network {_network(one.network)}, {weights:,} weights learn while reading; "
         f"{', '.join(memory.generated)} from memories with chunks of {others.chunk_size}, each writing its own values; "
