@@ -232,9 +232,10 @@ def test_generation_from_a_stack():
     pair = Pair(config(dtype="float32"))
     prompts = [[1, 2, 3, 4, 5, 6], [7, 8, 9]]
     found = [
-        Generator(model, params, Sampling(0.0), alphabet=16).generate(prompts, 3, key=jax.random.key(0))
+        [piece.tokens for piece in Generator(model, params, Sampling(0.0), alphabet=16).stream(prompts, 5)]
         for model, params in ((pair.written, pair.params), (pair.stacked, pair.stack))
     ]
+    assert len(found[0]) == 5
     assert found[0] == found[1]
 
 
@@ -256,7 +257,11 @@ def test_a_forecaster_can_be_stacked(x64):
 
 @pytest.mark.parametrize("stacked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_not_kept_is_computed_again(stacked):
-    """Gradients stay; memory between the passes falls with what is kept; products without batch axes are the fewer."""
+    """Gradients stay; the less is kept, the less a stack holds between the passes and the more layers compute.
+
+    Work is counted where layers are written out: of a loop the counter sees one turn. Memory is compared in a stack:
+    where layers are written out, XLA's schedule for CPUs holds as much with every policy.
+    """
 
     def compiled(remat):
         fields = {"dtype": "float32", "blocks": ("attention",), "layers": 3, "remat": remat, "stacked": stacked}
@@ -265,11 +270,12 @@ def test_what_is_not_kept_is_computed_again(stacked):
         params = drawn(model, TOKENS)
         gradient = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(model.apply({"params": p}, tokens)[0]))))
         program = gradient.lower(params).compile()
-        return program(params), program.memory_analysis().temp_size_in_bytes
+        held, work = program.memory_analysis().temp_size_in_bytes, program.cost_analysis()["flops"]
+        return program(params), -held if stacked else work
 
     found = {remat: compiled(remat) for remat in (False, "dots", "dots_no_batch", True)}
-    sizes = {remat: size for remat, (_, size) in found.items()}
-    assert sizes[False] > sizes["dots"] > sizes["dots_no_batch"] > sizes[True], sizes
+    costs = [cost for _, cost in found.values()]
+    assert costs == sorted(set(costs)), costs
     for gradient, _ in found.values():
         close(gradient, found[False][0], 1e-5)
 
