@@ -11,8 +11,10 @@ karpathy/nanoGPT with the README's options for a CPU: 4 layers of width 128 with
 have that many parameters, by the width of their feed-forward layers. `:tiny` trains on the standard library's sources,
 for tests.
 
-Measured so far (2026-11-25, one seed, one core of an AMD EPYC virtual machine; the runs are in
-`experiments/nanogpt/shakespeare.jsonl`): attention 1.64 nats per character in 103 s, Titans LMM 1.59 in 620 s.
+Measured so far (2026-11-25 and 26, one seed, one core of an AMD EPYC virtual machine; the runs are in
+`experiments/nanogpt/shakespeare.jsonl`), nats per character: Titans LMM 1.59, Yaad 1.61, DeltaNet 1.62, LSTM 1.62,
+Gated DeltaNet 1.63, attention 1.64, Titans MAG 1.68, linear attention 1.69. Their times cannot be compared: other runs
+shared the core.
 
 Differs from the recipe: rotary positions, SwiGLU and RMSNorm in the row with attention; the loss is over all of the
 last tenth, not over 20 batches of 12; 256 symbols, of which the text has 65.
