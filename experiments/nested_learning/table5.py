@@ -24,10 +24,10 @@ reaches (periods of this order are what figure 7 has).
 
 Measured so far (2026-11-25 and 26; `table` shows it, the runs are in `experiments/nested_learning/table5.jsonl`): the
 regular languages and Shuffle-2 with three seeds a row at a learning rate of 3e-3, a^n b^n of some rows. 400 steps are
-13,000 strings, one epoch and a third of the protocol's 300. In them the gated delta rule with rates up to 2 follows all three
-regular languages at every length, whatever the seed, and so does Hope, save one seed of (abab)* (100 and 46). With
-rates up to 1 the gated delta rule fails like DeltaNet, linear attention and Titans: it is the negative eigenvalues that
-do it, as in `experiments/nested_learning/parity.py`. The LSTM follows (aa)* and (abab)* and not yet parity.
+13,000 strings, one epoch and a third of the protocol's 300. In them the gated delta rule with rates up to 2 follows all
+three regular languages at every length, whatever the seed, and so does Hope, save one seed of (abab)* (100 and 46).
+With rates up to 1 the gated delta rule fails like DeltaNet, linear attention and Titans: it is the negative eigenvalues
+that do it, as in `experiments/nested_learning/parity.py`. The LSTM follows (aa)* and (abab)* and not yet parity.
 
 What it takes Hope to turn around at every length was found by looking at η, keys and values along strings of models
 that failed. Without any of it (aa)* had 100, 48 and 0 in bin 1:
