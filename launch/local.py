@@ -2,7 +2,7 @@
 
     python launch/local.py -n 2 experiments/quickstart.py --workdir=runs/two --config.mesh.data=2
 
-What follows -n goes to `python -m nested_jax train`, or to another subcommand if that is named first. Ctrl-C or SIGTERM
+What follows -n goes to `python -m nested_jax train`, or to `eval` if that is named first. Ctrl-C or SIGTERM
 asks all of them to save and stop; a second Ctrl-C kills them.
 """
 

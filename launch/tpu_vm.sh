@@ -1,9 +1,9 @@
 #!/bin/bash
-# One run on a TPU slice of any size: asks for it in the queue, installs this checkout on all workers, runs, fetches.
+# One run on a TPU slice of any size: asks for it in the queue, installs this commit on all workers, runs.
 #
 #   launch/tpu_vm.sh create  NAME TYPE           e.g. create mine v6e-16; SPOT=1 for spot capacity
 #   launch/tpu_vm.sh status  NAME                until it says ACTIVE
-#   launch/tpu_vm.sh install NAME                this checkout, and JAX for TPUs, on all workers
+#   launch/tpu_vm.sh install NAME                this commit, Python 3.12 and JAX for TPUs, on all workers
 #   launch/tpu_vm.sh train   NAME EXPERIMENT WORKDIR [OPTION ...]
 #   launch/tpu_vm.sh stop    NAME                asks the run to save and stop
 #   launch/tpu_vm.sh delete  NAME                gives the slice back
@@ -23,7 +23,7 @@ zone=()
 [ -z "${ZONE:-}" ] || zone=("--zone=$ZONE")
 
 on_all() {
-  gcloud compute tpus tpu-vm ssh "$name" "${zone[@]}" --worker=all --command="$1"
+  gcloud compute tpus tpu-vm ssh "$name" ${zone[@]+"${zone[@]}"} --worker=all --command="$1"
 }
 
 case $action in
@@ -38,20 +38,22 @@ create)
   esac
   spot=()
   [ -z "${SPOT:-}" ] || spot=(--spot)
-  gcloud compute tpus queued-resources create "$name" "${zone[@]}" --node-id="$name" \
-    --accelerator-type="$1" --runtime-version="${RUNTIME:-$image}" "${spot[@]}"
+  gcloud compute tpus queued-resources create "$name" ${zone[@]+"${zone[@]}"} --node-id="$name" \
+    --accelerator-type="$1" --runtime-version="${RUNTIME:-$image}" ${spot[@]+"${spot[@]}"}
   ;;
 status)
-  gcloud compute tpus queued-resources describe "$name" "${zone[@]}" --format="value(state.state)"
+  gcloud compute tpus queued-resources describe "$name" ${zone[@]+"${zone[@]}"} --format="value(state.state)"
   ;;
 install)
-  archive=$(mktemp --suffix=.tar.gz)
-  trap 'rm -f "$archive"' EXIT
+  folder=$(mktemp -d)
+  archive=$folder/nested_jax.tar.gz
+  trap 'rm -rf "$folder"' EXIT
   git archive --format=tar.gz --output="$archive" HEAD
-  gcloud compute tpus tpu-vm scp "$archive" "$name:nested_jax.tar.gz" "${zone[@]}" --worker=all
+  gcloud compute tpus tpu-vm scp "$archive" "$name:nested_jax.tar.gz" ${zone[@]+"${zone[@]}"} --worker=all
   on_all "mkdir -p nested_jax && tar -xzf nested_jax.tar.gz -C nested_jax && \
     sudo apt-get -q -y install python3-venv && \
-    python3 -m venv venv && venv/bin/pip install -q -e nested_jax 'jax[tpu]'"
+    python3 -m venv tools && tools/bin/pip install -q uv && tools/bin/uv venv -q --seed --python 3.12 venv && \
+    venv/bin/pip install -q -e nested_jax 'jax[tpu]'"
   ;;
 train)
   [ "$#" -ge 2 ] || usage
@@ -62,7 +64,7 @@ stop)
   on_all "pkill -TERM -f '[n]ested_jax train' || true"
   ;;
 delete)
-  gcloud compute tpus queued-resources delete "$name" "${zone[@]}" --force
+  gcloud compute tpus queued-resources delete "$name" ${zone[@]+"${zone[@]}"} --force
   ;;
 *)
   usage

@@ -76,15 +76,16 @@ class SelfModifying:
       static: which of "query", "key", "value" and the gates are given by the caller and not generated.
       max_learning_rate: upper end of the learning rate; None for 1 / memory.chunk_size. Before training it is at half
         of it where its generator answers 0.
-      momentum: of a momentum, likewise.
-      decay: of a decay, likewise.
+      momentum: of a momentum, likewise, in (0, 1).
+      decay: of a decay, likewise, in (0, 1).
       bounded: whether learning rates that are no constants are divided by max(1, 1 - v·k) (our choice). A linear memory
         that descends in the explicit form on a dot product with its own answer to v keeps 1 - η (1 - v·k) of what it
         answers to k. With η up to 2 that is -3 at the least, and training favours it where a memory has to turn around
         at every token, until it overflows in float32 some sixty tokens later; with the division it is -1.
 
     Raises:
-      ValueError: if the memories do not read the chunk's start, the chunks do not divide, or a name is unknown.
+      ValueError: if the memories do not read the chunk's start, the chunks do not divide, a name is unknown, or
+        `momentum` or `decay` is out of range.
 
     Example:
       >>> import nested_jax as nj
@@ -124,6 +125,11 @@ class SelfModifying:
                 f"generators: expected a chunk_size that divides the memory's, {self.memory.chunk_size}, got "
                 f"{self.generators.chunk_size}"
             )
+        for name in ("momentum", "decay"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected a number in (0, 1), where a sigmoid begins, got {getattr(self, name)}"
+                )
         for name in self.static:
             if name not in (*VECTORS, *self.gate_names):
                 raise ValueError(f"static: expected names among {(*VECTORS, *self.gate_names)}, got {name!r}")
@@ -184,7 +190,14 @@ class SelfModifying:
         return weights | {"bias": {name: jnp.zeros(()) for name in self._groups().get("gates", ())}}
 
     def start(self, params: Mapping[str, Mapping[str, jax.Array]]) -> SelfModifyingState:
-        """The state of memories that have seen nothing: weights `params`, see `init`."""
+        """The state of memories that have seen nothing: weights `params`, see `init`.
+
+        Raises:
+          ValueError: if a memory's weights are missing.
+        """
+        missing = [name for name in ("memory", *self.generated, "bias") if name not in params]
+        if missing:
+            raise ValueError(f"params: expected memory, {', '.join(self.generated)} and bias, got no {missing}")
         makers = {
             name: self._maker(group).start(params[name]) for group, names in self._groups().items() for name in names
         }

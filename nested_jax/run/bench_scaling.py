@@ -85,10 +85,10 @@ def places(
                 for count in devices:
                     rows, tokens = whole
                     if kind == "weak":
-                        share = count / most
-                        rows, tokens = (
-                            (rows, int(tokens * share)) if axis == "sequence" else (int(rows * share), tokens)
-                        )
+                        if axis == "sequence":
+                            tokens = tokens * count // most
+                        else:
+                            rows = rows * count // most
                     place = Place(name, size, "" if count == 1 else axis, count, rows, tokens)
                     found[Scaling(kind, name, axis, count)] = place
     return found

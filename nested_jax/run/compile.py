@@ -50,7 +50,7 @@ def has_libtpu() -> bool:
 def mesh_of(experiment: Experiment, chosen: Topology | None) -> dict[str, int]:
     """Devices per axis: the config's mesh, or if that is one device and the topology has more, a mesh of all of them.
 
-    That has `fsdp` as large as the batch can be split, and what is left as `sequence`.
+    That has `fsdp` as large as the batch, or each of its parts, can be split, and what is left as `sequence`.
 
     Raises:
       ValueError: if the config's mesh has another number of devices than the topology.
@@ -59,7 +59,7 @@ def mesh_of(experiment: Experiment, chosen: Topology | None) -> dict[str, int]:
     if chosen is None or math.prod(mesh.values()) == chosen.devices:
         return mesh
     if math.prod(mesh.values()) == 1:
-        fsdp = math.gcd(chosen.devices, experiment.data.batch_size)
+        fsdp = math.gcd(chosen.devices, experiment.data.batch_size // experiment.microbatches)
         return mesh | {"fsdp": fsdp, "sequence": chosen.devices // fsdp}
     raise ValueError(
         f"mesh {mesh_name(mesh)} has {math.prod(mesh.values())} devices, and {chosen.name} has {chosen.devices}; "

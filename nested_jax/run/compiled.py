@@ -32,7 +32,7 @@ from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.problems import open_model
 from nested_jax.train.series_problem import squared_error
-from nested_jax.train.sharding import AXES, BATCH, MeshConfig, make_mesh
+from nested_jax.train.sharding import AXES, BATCH, MeshConfig, make_mesh, placements
 from nested_jax.train.step import loss, make_step, place
 
 _FULL = (
@@ -127,9 +127,9 @@ def compile_step(experiment: Experiment, mesh: Mesh) -> Compiled:
     optimizer = make_optimizer(experiment.optimizer, experiment.steps)
     minimised = squared_error if isinstance(experiment.data, SeriesConfig) else loss
     update = make_step(model, optimizer, experiment.optimizer, experiment.steps, minimised, experiment.microbatches)
-    step = jax.jit(update, donate_argnums=0)
     with jax.set_mesh(mesh):
         state = place(model, optimizer, experiment.seed, mesh)
+        step = jax.jit(update, donate_argnums=0, out_shardings=(placements(state), None))
         batch = batch_shapes(experiment, mesh)
         traced = step.trace(state, batch)
         lowered = traced.lower()

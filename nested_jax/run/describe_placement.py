@@ -10,7 +10,9 @@ import jax
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from nested_jax.models import state_bytes, unstack_states
+from nested_jax.data import TextConfig
+from nested_jax.memory import across
+from nested_jax.models import ModelConfig, state_bytes, unstack_states
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.layerwise import path_name
@@ -67,7 +69,18 @@ def describe_placement(experiment: Experiment) -> str:
         f"{_sum('optimizer', outer, whole.optimizer)}; each array lies as its parameter",
         f"a batch of {experiment.data.batch_size} sequences lies by rows over data and fsdp, by time over sequence",
     ]
+    model, data, members = experiment.model, experiment.data, mesh.shape["sequence"]
+    if members > 1 and isinstance(model, ModelConfig) and isinstance(data, TextConfig) and "memory" in model.kinds:
+        lines.append(_pieces(model.memory.memory, data.sequence_length, members))
     return "\n".join(lines)
+
+
+def _pieces(memory: Any, tokens: int, members: int) -> str:
+    """Whether the devices of `sequence` share a memory's work."""
+    piece = f"{tokens / members:g} tokens"
+    if across.fits(memory, tokens, members):
+        return f"memories run over pieces of {piece} ({across.form(memory).kind}: see nj.explain)"
+    return f"memories run over all {tokens} tokens on every device of sequence: {piece} are no whole number of chunks"
 
 
 def placed(tree: Any, mesh: AbstractMesh, table: Table = TABLE) -> list[Placed]:

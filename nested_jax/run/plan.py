@@ -108,6 +108,7 @@ def plan(experiment: Experiment, overrides: Mapping[str, str], options: argparse
     print("\n" + "\n".join(textwrap.fill(line, WIDTH) for line in assumptions(experiment, topologies, options)))
     if options.csv is not None:
         path = pathlib.Path(options.csv)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([HEADINGS, *rows])
         print(f"\ntable: {path}")
@@ -175,11 +176,11 @@ def counted(model: ModelConfig, request: Request, run: Callable[[Request], Compi
     Returns:
       The counts; times are those of both compilations together.
     """
-    pattern = model.pattern
-    if model.layers <= 2 * pattern:
+    first = (2 if model.stacked else 1) * model.pattern  # a loop of one turn is another program
+    if model.layers <= first + model.pattern:
         return run(request)
-    one, two = (run(request._replace(layers=layers)) for layers in (pattern, 2 * pattern))
-    return follow(one, two, (model.layers - pattern) / pattern)
+    one, two = (run(request._replace(layers=layers)) for layers in (first, first + model.pattern))
+    return follow(one, two, (model.layers - first) / model.pattern)
 
 
 def follow(one: Compiled, two: Compiled, steps: float) -> Compiled:

@@ -27,6 +27,9 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"
 _LOST = re.compile(r"gloo|nccl|peer|coordination service|coordination_service|heartbeat|barrier|distributed", re.I)
 
 
+_CHOOSE = "choose its axes by --config.mesh.data=... and so on"
+
+
 @dataclass(frozen=True)
 class Given:
     """Which process this is, said by the user.
@@ -158,7 +161,10 @@ def start(command: str, options: argparse.Namespace, devices: int) -> None:
         return host.cpu_devices(devices)
     if count is not None:
         if devices % count:
-            raise ValueError(f"mesh: {devices} devices cannot be shared out among {count} processes; {_mesh(count)}")
+            raise ValueError(
+                f"mesh: {devices} devices cannot be shared out among {count} processes; {_CHOOSE}"
+                f" (product {count}, or a multiple)"
+            )
         host.cpu_devices(devices // count)
     if said is None and there is None:
         return
@@ -181,14 +187,10 @@ def start(command: str, options: argparse.Namespace, devices: int) -> None:
     if jax.process_count() > 1 and jax.device_count() != devices:
         raise ValueError(
             f"mesh: it has {devices} devices, and {jax.process_count()} processes have {jax.device_count()} together; "
-            + _mesh(jax.device_count())
+            f"{_CHOOSE} (product {jax.device_count()})"
         )
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-
-
-def _mesh(devices: int) -> str:
-    return f"choose its axes by --config.mesh.data=... and so on (product {devices}, or a multiple)"
 
 
 def several() -> bool:

@@ -27,7 +27,7 @@ from nested_jax.train.picture import draw
 from nested_jax.train.problems import Problem, open_model, open_problem, validation_names
 from nested_jax.train.progress import Progress, quantity
 from nested_jax.train.report import Report, show
-from nested_jax.train.sharding import BATCH, make_mesh
+from nested_jax.train.sharding import BATCH, make_mesh, placements
 from nested_jax.train.step import Batch, Metrics, TrainState, initial_state, make_diagnosis, make_step, place
 
 DIAGNOSED_ROWS = 4
@@ -142,6 +142,7 @@ class Run:
         optimizer = make_optimizer(experiment.optimizer, experiment.steps)
         problem = open_problem(experiment, self.model, self.say)
         placed = place(self.model, optimizer, experiment.seed, mesh)
+        where = placements(placed)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(placed.params))
         self.say(f"data    {problem.description}")
         self.say(f"model   {quantity(parameters)} parameters")
@@ -150,13 +151,10 @@ class Run:
         latest = self.checkpoints.latest
         given = self._given(placed) if latest is None else None
         if latest is None:
-            initialise = jax.jit(
-                lambda: initial_state(self.model, optimizer, experiment.seed),
-                out_shardings=jax.tree.map(lambda leaf: leaf.sharding, placed),
-            )
-            state = initialise()
+            state = jax.jit(lambda: initial_state(self.model, optimizer, experiment.seed), out_shardings=where)()
             if given is not None:
-                state = state._replace(params=given, optimizer=jax.jit(optimizer.init)(given))
+                restart = jax.jit(optimizer.init, out_shardings=where.optimizer)
+                state = state._replace(params=given, optimizer=restart(given))
         else:
             state, position = self.checkpoints.restore(latest, placed)
             problem.batches.set_state(position)
@@ -169,7 +167,7 @@ class Run:
         try:
             if latest is None:
                 self.checkpoints.save(0, state, problem.batches.get_state(), self.description)
-            updates = _Updates(self, state, problem, writers, interruption)
+            updates = _Updates(self, state, where, problem, writers, interruption)
             state = updates.run(done)
         finally:
             writers.close()
@@ -213,6 +211,7 @@ class _Updates:
         self,
         run: Run,
         state: TrainState,
+        where: Any,
         problem: Problem,
         writers: Writers,
         interruption: Interruption,
@@ -225,7 +224,7 @@ class _Updates:
         step = make_step(
             run.model, optimizer, experiment.optimizer, experiment.steps, problem.loss, experiment.microbatches
         )
-        self._step = jax.jit(step, donate_argnums=0)
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
         self._diagnose = make_diagnosis(run.model)
         self._pending: list[tuple[int, Metrics]] = []
 

@@ -84,7 +84,7 @@ def abstract_mesh(config: MeshConfig) -> AbstractMesh:
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of a config, with automatic axes, on the first devices of this process.
+    """The mesh of a config, with automatic axes, on the first devices of all processes.
 
     Raises:
       ValueError: if there are fewer devices than the mesh needs.
@@ -118,6 +118,11 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh, table: Table = TABLE) -> Any
         return NamedSharding(mesh, placement(path_name(path), leaf.shape, mesh, table))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def placements(tree: Any) -> Any:
+    """Where the arrays of a tree lie, or will: their shardings, at the same places."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def placement(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, table: Table = TABLE) -> P:

@@ -228,7 +228,11 @@ def test_bad_input_is_named():
         nj.memory.SelfModifying(memory=nj.Memory(rule=nj.rules.hope()))
     with pytest.raises(ValueError, match=r"static: expected names among \('query', .*'decay'\), got 'keys'"):
         build(static=("keys",))
+    with pytest.raises(ValueError, match=r"momentum: expected a number in \(0, 1\), .* got 0.0"):
+        build(momentum=0.0)
     hope = build()
+    with pytest.raises(ValueError, match=r"params: expected memory, key, .* and bias, got no \['bias'\]"):
+        hope.start({name: w for name, w in weights_of(hope).items() if name != "bias"})
     state = hope.start(weights_of(hope))
     with pytest.raises(ValueError, match=r"given: expected what is static, \['query'\], got \[\]"):
         hope.scan(state, jnp.asarray(X))

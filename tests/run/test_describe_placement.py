@@ -32,6 +32,15 @@ def test_parameters_and_states_with_their_bytes_per_device(capsys):
     assert cells(text, "norm/scale")[2] == "whole"
 
 
+@pytest.mark.parametrize(
+    ("tokens", "said"), [(64, "over pieces of 8 tokens"), (32, "over all 32 tokens on every device")]
+)
+def test_what_a_split_sequence_gains(capsys, tokens, said):
+    arguments = ["--config.mesh.sequence=8", f"--config.data.sequence_length={tokens}"]
+    assert main(["describe", "--sharding", CONFIG, *arguments]) == 0
+    assert f"memories run {said}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_blocks_that_are_alike_are_one_line(capsys, stacked):
     layers = ["--config.model.layers=3", f"--config.model.stacked={stacked}", "--config.mesh.fsdp=2"]
