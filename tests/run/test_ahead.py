@@ -84,6 +84,9 @@ def test_the_mesh_of_a_topology():
     assert mesh_of(tiny, None) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
     whole = mesh_of(tiny, topology("v5e:4x4"))
     assert whole == {"data": 1, "fsdp": min(rows, 16), "tensor": 1, "sequence": 16 // min(rows, 16)}
+    parts = mesh_of(experiment(microbatches=2), topology("v5e:4x4"))
+    assert parts["fsdp"] == min(rows // 2, 16)
+    assert parts["sequence"] == 16 // parts["fsdp"]
     given = experiment(mesh=MeshConfig(data=2, tensor=2))
     assert mesh_of(given, topology("v5e:2x2")) == {"data": 2, "fsdp": 1, "tensor": 2, "sequence": 1}
     with pytest.raises(ValueError, match=r"mesh data=2 × tensor=2 has 4 devices, and v5p:4x4x4 has 64"):

@@ -15,8 +15,8 @@ import pytest
 from flax import linen as nn
 
 from nested_jax.data import TextConfig
-from nested_jax.models import ModelConfig
-from nested_jax.train import metrics
+from nested_jax.models import LanguageModel, MemoryConfig, ModelConfig
+from nested_jax.train import loop, metrics
 from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import Run, TrainingStopped, train
 from nested_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -188,6 +188,34 @@ def test_another_config_is_refused_with_its_differences(experiment, model, whole
     assert "seed: 0 != 3" in str(caught.value)
     assert "--workdir" in str(caught.value)
     assert contents(whole[0]) == before
+
+
+def test_steps_on_a_mesh_leave_every_array_where_the_table_puts_it(experiment, tmp_path, monkeypatch):
+    """Before the first and after the last, with parameters that are drawn and that are given.
+
+    A step whose results lie elsewhere than its arguments is compiled a second time, and cannot reuse their memory.
+    """
+    model = ModelConfig(dim=16, layers=1, memory=MemoryConfig(heads=2))
+    options = {"model": model, "mesh": MeshConfig(fsdp=2, tensor=2)}
+    first = dataclasses.replace(experiment, **options, steps=3)
+    found = []
+
+    class Watched(loop._Updates):
+        def run(self, done):
+            found.append(self._state)
+            found.append(super().run(done))
+            return found[-1]
+
+    monkeypatch.setattr(loop, "_Updates", Watched)
+    train(first, tmp_path / "first", say=quiet)
+    again = dataclasses.replace(first, parameters_from=str(tmp_path / "first"))
+    train(again, tmp_path / "again", say=quiet)
+    optimizer, mesh = make_optimizer(first.optimizer, 3), make_mesh(first.mesh)
+    expected = jax.tree.map(lambda leaf: leaf.sharding, place(LanguageModel(model), optimizer, 0, mesh))
+    assert len(found) == 4
+    for state in found:
+        same = jax.tree.map(lambda leaf, at: leaf.sharding.is_equivalent_to(at, leaf.ndim), state, expected)
+        assert all(jax.tree.leaves(same))
 
 
 def test_a_run_begins_with_the_parameters_of_another(experiment, model, whole, tmp_path):
