@@ -235,16 +235,17 @@ def test_compile_as_a_command(capsys):
 
 
 @pytest.mark.slow
-def test_following_two_stacks_gives_the_counts_of_the_whole():
+@pytest.mark.parametrize(("stacked", "first"), [(False, 1), (True, 2)])
+def test_following_two_stacks_gives_the_counts_of_the_whole(stacked, first):
     found = configs.load(f"{ROOT}/experiments/families.py:titans-lmm@tiny")
     one, two, whole = (
         compile_step(
-            dataclasses.replace(found, model=dataclasses.replace(found.model, layers=layers)),
+            dataclasses.replace(found, model=dataclasses.replace(found.model, layers=layers, stacked=stacked)),
             make_mesh(MeshConfig(fsdp=4)),
         )
-        for layers in (1, 2, 5)
+        for layers in (first, first + 1, 6)
     )
-    followed = follow(one, two, 4)
+    followed = follow(one, two, 6 - first)
     assert (followed.parameters, followed.flops) == (whole.parameters, dict(whole.flops))
     assert followed.counts is not None
     assert whole.counts is not None
