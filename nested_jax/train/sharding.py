@@ -32,6 +32,7 @@ TABLE: Table = (
     (r"levels_\d+/initial/level_\d+/w", P("fsdp", "tensor")),
     (r"initial/", P("tensor", "fsdp")),
     (r"convol\w+/kernel$", P(None, "tensor")),
+    (r"gates/\w+/bias$", P("tensor")),
     (r"slots/", P("fsdp")),
     (r"(kernel|head|recurrent)$", P("fsdp", "tensor")),
     (r"", P()),
