@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from nested_jax.models.config import ModelConfig
-from nested_jax.models.language_model import LanguageModel
+from nested_jax.models.language_model import LanguageModel, at
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,14 +41,18 @@ class AutoEncoder(LanguageModel):
         self.decoder = [nn.Dense(self.config.dim, dtype=jnp.dtype(self.config.dtype)) for _ in range(2)]
 
     def __call__(
-        self, tokens: jax.Array, state: tuple[Any, ...] | None = None, reset: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        state: tuple[Any, ...] | None = None,
+        reset: jax.Array | None = None,
+        places: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[Any, ...]]:
         """Tells the tokens again, [B, T] → logits [B, T, vocab_size]; else as `LanguageModel`."""
         hidden, after = self.read(tokens, state, reset)
         told = hidden[:, -1:] + sinusoids(tokens.shape[1], self.config.dim)[None].astype(hidden.dtype)
         for layer in self.decoder:
             told = nn.gelu(layer(told))
-        return self._logits(told), after
+        return self._logits(at(told, places)), after
 
 
 def sinusoids(length: int, dim: int) -> jax.Array:

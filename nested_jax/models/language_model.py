@@ -67,7 +67,11 @@ class LanguageModel(nn.Module):
         return states
 
     def __call__(
-        self, tokens: jax.Array, state: tuple[BlockState, ...] | None = None, reset: jax.Array | None = None
+        self,
+        tokens: jax.Array,
+        state: tuple[BlockState, ...] | None = None,
+        reset: jax.Array | None = None,
+        places: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[BlockState, ...]]:
         """Predicts the token after each of a sequence's.
 
@@ -76,15 +80,17 @@ class LanguageModel(nn.Module):
           state: what a call before returned; None for the beginning of a document.
           reset: optional bool [B, ceil(T / chunk_size)], true where a chunk begins a new document: nothing from
             before reaches it, as if its document were a sequence of its own.
+          places: optional integers [B, K], in [0, T), the places of each row whose logits are wanted: with a large
+            vocabulary and few answers those of all places are most of the work.
 
         Returns:
-          Logits [B, T, vocab_size] in float32 and the state after the last token.
+          Logits [B, T, vocab_size] in float32, [B, K, vocab_size] with `places`, and the state after the last token.
 
         Raises:
-          ValueError: for tokens or resets of a wrong shape or type, or a state of another model or batch.
+          ValueError: for tokens, resets or places of a wrong shape or type, or a state of another model or batch.
         """
         hidden, after = self.read(tokens, state, reset)
-        return self._logits(hidden), after
+        return self._logits(at(hidden, places)), after
 
     def read(
         self, tokens: jax.Array, state: tuple[BlockState, ...] | None = None, reset: jax.Array | None = None
@@ -191,6 +197,22 @@ class LanguageModel(nn.Module):
             if jnp.shape(leaf)[:1] != (batch,):
                 raise ValueError(f"state must be of {batch} rows like tokens, got a leaf of shape {jnp.shape(leaf)}")
         return state
+
+
+def at(hidden: jax.Array, places: jax.Array | None) -> jax.Array:
+    """Features [B, T, dim] at some places of each row, integers [B, K] → [B, K, dim]; None is all of them.
+
+    Raises:
+      ValueError: for places of another shape or type.
+    """
+    if places is None:
+        return hidden
+    if jnp.ndim(places) != 2 or len(places) != len(hidden) or not jnp.issubdtype(jnp.result_type(places), jnp.integer):
+        raise ValueError(
+            f"places must be integers [B, K] with B = {len(hidden)}, "
+            f"got {jnp.result_type(places)} of shape {jnp.shape(places)}"
+        )
+    return jnp.take_along_axis(hidden, places[..., None], axis=1)
 
 
 def parameter_count(params: Any) -> int:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from nested_jax.evals.bits_per_byte import nats
 from nested_jax.models import ModelConfig, unstack_layers
-from nested_jax.models.placement import PLACES, constrain
+from nested_jax.models.placement import PLACES, ROWS, constrain
 from nested_jax.train.layerwise import path_name
 from nested_jax.train.optimizer import OptimizerConfig, learning_rate_schedule
 from nested_jax.train.sharding import shardings
@@ -70,14 +70,28 @@ def questions(batch: Batch) -> tuple[jax.Array, jax.Array]:
     return batch["inputs"], batch["targets"]
 
 
-def loss(model: nn.Module, params: Any, batch: Batch, **options: Any) -> jax.Array:
-    """Mean nats of the answers of a batch that count; `options` go to the model's `apply`."""
+def loss(model: nn.Module, params: Any, batch: Batch, answers: int | None = None, **options: Any) -> jax.Array:
+    """Mean nats of the answers of a batch that count.
+
+    Args:
+      model: gives logits for inputs [B, T].
+      params: its parameters.
+      batch: see `Batch`.
+      answers: how many places of a row count at most; logits are made of so many. None for all, counted or not.
+      **options: go to the model's `apply`.
+    """
     inputs, targets = constrain(questions(batch), PLACES)
-    logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), **options)
-    each = constrain(nats(logits, targets), PLACES)
-    if "trained" not in batch:
+    trained = batch.get("trained")
+    if trained is None or answers is None or answers >= inputs.shape[1]:
+        logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), **options)
+        each = constrain(nats(logits, targets), PLACES)
+    else:
+        trained, places = jax.lax.top_k(trained.astype(jnp.int32), answers)
+        logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), places, **options)
+        each = constrain(nats(logits, jnp.take_along_axis(targets, places, axis=1)), P(ROWS))
+    if trained is None:
         return jnp.mean(each)
-    return jnp.sum(each * batch["trained"]) / jnp.maximum(jnp.sum(batch["trained"]), 1)
+    return jnp.sum(each * trained) / jnp.maximum(jnp.sum(trained), 1)
 
 
 def make_step(

@@ -1,5 +1,6 @@
 """A task as what a run learns: its examples in batches, scores on its sets, and what is reported at the end."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +22,7 @@ from nested_jax.train.step import loss
 
 
 class TaskProblem:
-    """The answers of a task."""
-
-    loss = staticmethod(loss)
+    """The answers of a task; logits are made of no more places of a row than count."""
 
     def __init__(self, experiment: Experiment, data: TaskConfig, model: nn.Module):
         self._steps, self._tests = experiment.steps, dict(data.task.tests())
@@ -35,6 +34,7 @@ class TaskProblem:
         processes = share(make_mesh(experiment.mesh))
         self.batches = example_batches(train, data, **processes)
         self.tokens_per_step = data.batch_size * length
+        self.loss = functools.partial(loss, answers=int(train.trained.sum(axis=1).max()))
         self._answer = answerer(model)
 
     def units(self, loss: float) -> dict[str, float]:

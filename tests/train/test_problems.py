@@ -14,7 +14,8 @@ from flax import linen as nn
 from nested_jax.data import FastaConfig, TaskConfig, TextConfig, example_batches, examples, load_text
 from nested_jax.evals import zero_shot
 from nested_jax.evals.bits_per_byte import nats
-from nested_jax.models import AutoEncoderConfig, ModelConfig
+from nested_jax.models import AutoEncoderConfig, ModelConfig, build
+from nested_jax.models.language_model import at
 from nested_jax.train import text_problem
 from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import train
@@ -48,9 +49,9 @@ class Shifted(nn.Module):
     """Has the calls of `LanguageModel`; answers with a learned map of the symbol before."""
 
     @nn.compact
-    def __call__(self, tokens, state=None, reset=None):
+    def __call__(self, tokens, state=None, reset=None, places=None):
         before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))
-        return nn.Embed(5, 5)(before), state
+        return at(nn.Embed(5, 5)(before), places), state
 
 
 TASK = TaskConfig(task=Previous(), batch_size=8)
@@ -78,6 +79,29 @@ def test_only_trained_places_count():
     padded = dict(batch)
     padded["targets"] = np.where(batch["trained"], batch["targets"], 4)
     np.testing.assert_allclose(loss(model, params, padded), loss(model, params, batch))
+
+
+@pytest.mark.parametrize("config", [ModelConfig, AutoEncoderConfig])
+def test_logits_are_made_of_the_places_that_count(config):
+    model = build(config(vocab_size=97, dim=8, layers=1))
+    inputs = np.random.default_rng(0).integers(0, 97, (3, 12))
+    trained = np.zeros((3, 12), bool)
+    trained[0, [2, 11]] = trained[1, 7] = True
+    batch = {"inputs": inputs, "targets": np.roll(inputs, -1, 1), "trained": trained}
+    params = model.init(jax.random.key(0), inputs)["params"]
+
+    def of(answers):
+        return jax.value_and_grad(lambda params: loss(model, params, batch, answers=answers))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), of(2)(params), of(None)(params))
+    assert "3,12,97" in str(jax.make_jaxpr(of(None))(params))
+    assert "3,12,97" not in str(jax.make_jaxpr(of(2))(params))
+
+
+def test_places_are_checked():
+    model = build(ModelConfig(dim=8, layers=1))
+    with pytest.raises(ValueError, match=r"places must be integers \[B, K\] with B = 2, got float32 of shape \(2, 1\)"):
+        model.init(jax.random.key(0), jnp.zeros((2, 4), jnp.int32), None, None, jnp.zeros((2, 1)))
 
 
 def test_batches_of_examples_are_every_example_once_an_epoch():
