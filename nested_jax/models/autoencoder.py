@@ -30,7 +30,7 @@ class AutoEncoder(LanguageModel):
 
     Example:
       >>> model = AutoEncoder(AutoEncoderConfig(vocab_size=5, dim=16, layers=1))
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+      >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
       >>> logits, _ = jax.jit(model.apply)(variables, jnp.array([[3, 1, 4, 1]]))
       >>> logits.shape
       (1, 4, 5)

@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
     Example:
       >>> from nested_jax.models import MemoryConfig, ModelConfig
       >>> model = LanguageModel(ModelConfig(dim=16, layers=1, memory=MemoryConfig(heads=2)))
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+      >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
       >>> logits, state = jax.jit(model.apply)(variables, jnp.array([[72, 105]]))
       >>> logits.shape
       (1, 2, 256)

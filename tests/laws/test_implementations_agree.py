@@ -13,8 +13,8 @@ CASES = (
     table.quick_cases()
     + table.online_cases()[:2]
     + table.channel_cases()[:1]
-    + table.erasing_cases()[:2]
-    + table.erasing_cases()[5:]
+    + table.erasing_cases()[1:2]
+    + table.erasing_cases()[5:6]
     + table.low_rank_cases()[:1]
 )
 ALL_CASES = table.rule_cases(len(table.SETTINGS)) + table.titans_cases((1, 7, 16, 64)) + table.online_cases()

@@ -12,7 +12,7 @@ def test_answers_are_made_of_the_last_features_and_the_place(x64):
     options["attention"] = AttentionConfig(heads=2)
     model, plain = AutoEncoder(AutoEncoderConfig(**options)), LanguageModel(ModelConfig(**options))
     tokens = jnp.array([[1, 2, 3, 4, 5]])
-    params = model.init(jax.random.key(0), tokens)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
     logits, _ = model.apply({"params": params}, tokens)
 
     own = {name: value for name, value in params.items() if not name.startswith("decoder")}

@@ -237,7 +237,7 @@ def test_channel_wise_gates_are_causal_and_used(x64):
 def test_a_model_with_channel_wise_gates_learns():
     model = LanguageModel(ModelConfig(vocab_size=16, dim=16, layers=1, memory=yaad(4)))
     tokens = np.tile(np.random.default_rng(0).integers(0, 16, (4, 5)), (1, 4))
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     optimizer = optax.adamw(1e-2)
 
     @jax.jit

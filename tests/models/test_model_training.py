@@ -52,7 +52,7 @@ def pattern(rows=4, length=21):
 def built(name):
     """Initial parameters, and the compiled loss and gradient on the pattern."""
     module = MODELS[name]()
-    params = module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
     def loss(params):
         tokens = pattern()

@@ -197,7 +197,7 @@ def test_steps_on_a_mesh_leave_every_array_where_the_table_puts_it(experiment, t
     """
     model = ModelConfig(dim=16, layers=1, memory=MemoryConfig(heads=2))
     options = {"model": model, "mesh": MeshConfig(fsdp=2, tensor=2)}
-    first = dataclasses.replace(experiment, **options, steps=3)
+    first = dataclasses.replace(experiment, **options, steps=3, eval_every=0, sample=None)
     found = []
 
     class Watched(loop._Updates):

@@ -88,7 +88,7 @@ def test_logits_are_made_of_the_places_that_count(config):
     trained = np.zeros((3, 12), bool)
     trained[0, [2, 11]] = trained[1, 7] = True
     batch = {"inputs": inputs, "targets": np.roll(inputs, -1, 1), "trained": trained}
-    params = model.init(jax.random.key(0), inputs)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
 
     def of(answers):
         return jax.value_and_grad(lambda params: loss(model, params, batch, answers=answers))
