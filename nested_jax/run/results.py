@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 from nested_jax.models import SIZES
 from nested_jax.run.comparison import Comparison, load
-from nested_jax.run.records import read
+from nested_jax.run.records import Record, read
 from nested_jax.run.table import lay, picture
+from nested_jax.run.text_table import markdown
 
 NAME = "RESULTS.md"
+HEADINGS = ("table", "tier", "rows × parts that were run", "times")
 ABOUT = """# Results
 
 Published numbers beside those measured here. Made by `python -m nested_jax table --all` from the records beside the
@@ -34,9 +37,11 @@ def write(folder: pathlib.Path) -> str:
     tables = found(folder)
     if not tables:
         raise ValueError(f"table --all: expected tables below {folder}, found none")
-    sections, pictures = [ABOUT], 0
+    sections, lines, pictures = [], [], 0
     for comparison in tables:
-        laid = lay(comparison, comparison.records(None))
+        records = comparison.records(None)
+        laid = lay(comparison, records)
+        lines.append((f"[{laid.title}](#{anchor(laid.title)})", comparison.tier, *_counts(comparison, records)))
         text = f"## {laid.title}\n\n{laid.markdown}\n"
         if laid.run:
             file = pathlib.Path(comparison.file).with_name(
@@ -47,8 +52,28 @@ def write(folder: pathlib.Path) -> str:
             pictures += 1
         sections.append(text)
     path = folder / NAME
-    path.write_text("\n".join(sections))
+    path.write_text("\n".join([ABOUT, markdown(HEADINGS, lines) + "\n", *sections]))
     return f"{path}: {len(tables)} tables, {pictures} of them with runs"
+
+
+def anchor(title: str) -> str:
+    """Where a heading is found in a page made of Markdown.
+
+    Example:
+      >>> anchor("experiments/titans/table5.py, small")
+      'experimentstitanstable5py-small'
+    """
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def _counts(comparison: Comparison, records: list[Record]) -> tuple[str, ...]:
+    """Cells of rows and parts that were run to their end, of how many, how often at least and at most."""
+    cells = {(row, part): 0 for row in comparison.rows for part in comparison.parts}
+    for record in records:
+        cells[record.row, record.part] += not record.stopped
+    run = [count for count in cells.values() if count]
+    times = f"{min(run)} to {max(run)}" if len(set(run)) > 1 else str(max(run, default=""))
+    return f"{len(run)} of {len(cells)}", times
 
 
 def found(folder: pathlib.Path) -> list[Comparison]:

@@ -244,6 +244,7 @@ def test_all_tables_are_one_document(tmp_path, scored):
     text = (folder / "RESULTS.md").read_text()
     assert "## experiments/titans/table5.py, tiny" in text
     assert "2.5000" in text
+    assert "| [experiments/titans/table5.py, tiny](#experimentstitanstable5py-tiny) | unit | 1 of 9 | 2 |" in text
     assert (folder / "titans" / "table5-tiny.png").exists()
     assert "(titans/table5-tiny.png)" in text
     with pytest.raises(ValueError, match="found none"):
