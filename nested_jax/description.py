@@ -5,10 +5,11 @@ import enum
 import functools
 import hashlib
 import inspect
+import json
 import math
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -62,6 +63,53 @@ def completed(description: Mapping[str, Any], config: Any) -> dict[str, Any]:
     return _completed(dict(description), config)
 
 
+def digest(config: Any, without: Container[str] = ()) -> str:
+    """A hash of what a config says, 16 hexadecimal digits.
+
+    Fields at their defaults do not enter it: it stays the same when a dataclass gets a field with a default, and it
+    does not tell that a default has become another one.
+
+    Args:
+      config: a dataclass.
+      without: paths of fields that do not enter either, such as "data.seed".
+
+    Example:
+      >>> import dataclasses
+      >>> @dataclasses.dataclass
+      ... class Model:
+      ...     dim: int
+      ...     depth: int = 1
+      >>> [digest(model) == digest(Model(dim=64)) for model in (Model(dim=64, depth=1), Model(dim=64, depth=2))]
+      [True, False]
+      >>> digest(Model(dim=32), without=["dim"]) == digest(Model(dim=64), without=["dim"])
+      True
+    """
+    told = json.dumps(_told(config, "", without), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _told(node: Any, path: str, without: Container[str]) -> Any:
+    """A description without defaults and without some fields."""
+    if isinstance(node, tuple | list) and not hasattr(node, "_fields"):
+        return [_told(one, join(path, name), without) for name, one in children(node)]
+    if not is_dataclass(node):
+        return _describe(node, ())
+    found = {"__type__": type(node).__qualname__}
+    for field in dataclasses.fields(node):
+        at, value, default = join(path, field.name), getattr(node, field.name), _default(field)
+        if at in without:
+            continue
+        if default is dataclasses.MISSING or _describe(default, ()) != _describe(value, ()):
+            found[field.name] = _told(value, at, without)
+    return found
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """A field's default, `dataclasses.MISSING` if it has none."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _completed(description: Any, node: Any) -> Any:
     if isinstance(description, list) and isinstance(node, tuple | list) and len(description) == len(node):
         return [_completed(one, other) for one, other in zip(description, node, strict=True)]
@@ -73,10 +121,8 @@ def _completed(description: Any, node: Any) -> Any:
     for field in dataclasses.fields(node):
         if field.name in description:
             found[field.name] = _completed(description[field.name], getattr(node, field.name))
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = _describe(field.default, ())
-        elif field.default_factory is not dataclasses.MISSING:
-            found[field.name] = _describe(field.default_factory(), ())
+        elif (default := _default(field)) is not dataclasses.MISSING:
+            found[field.name] = _describe(default, ())
     return {**description, **found}
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nested_jax import config as configs
+from nested_jax import description
 from nested_jax.run.records import Record, merged, read
 from nested_jax.train.comparison import Published, Row, Sweep, variant
+from nested_jax.train.experiment import FREE
 
 ROWS_FILE = "rows.jsonl"
 PLACES = ("data.path", "data.cache", "data.task.path", "zero_shot")
@@ -80,6 +82,26 @@ class Comparison:
             and record.row in self.rows
             and self._given(record.settings) == self._given(self.overrides)
         ]
+
+    def digest(self, row: str, part: str, settings: Mapping[str, str]) -> str:
+        """A hash of a run's config without its seeds, places and all that has no influence on the updates.
+
+        A record with another one was made before the experiment's file was changed.
+        """
+        experiment = configs.load(self.spec(row, part), settings)
+        return description.digest(experiment, without=(*FREE, *PLACES, "seed", "data.seed"))
+
+    def outdated(self, records: Iterable[Record]) -> list[Record]:
+        """Those whose config is not today's; of records without a hash nothing is known."""
+        today: dict[tuple, str] = {}
+        found = []
+        for record in records:
+            run = (record.row, record.part, tuple(sorted(record.settings.items())))
+            if record.config and run not in today:
+                today[run] = self.digest(record.row, record.part, record.settings)
+            if record.config and record.config != today[run]:
+                found.append(record)
+        return found
 
     def _given(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Settings beside the sweep's grid, without places."""

@@ -24,6 +24,7 @@ class Record:
       part: what the row was trained on, "" where a row is one run.
       size: of the model, and the budget's name.
       seed: of parameters and data.
+      config: hash of its config, see `Comparison.digest`; "" for a run from before there was one.
       settings: field of the config → value that was set, on a command line and by the sweep's grid.
       metrics: name → number; empty if training had to stop.
       stopped: why training had to stop, "" if it did not.
@@ -43,6 +44,7 @@ class Record:
     part: str = ""
     size: str
     seed: int
+    config: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     stopped: str = ""

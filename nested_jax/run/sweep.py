@@ -25,8 +25,8 @@ def sweep(
     """Runs a table, combination by combination of its grid and seed by seed: a part of it is a table with fewer.
 
     Every finished run is a line of `rows.jsonl`, and what has a line there or beside the experiment's file is not run
-    again. A row that diverges is said to have, and the others go on; an interruption ends the sweep, and the same
-    command continues it.
+    again, unless the experiment's config has changed since. A row that diverges is said to have, and the others go on;
+    an interruption ends the sweep, and the same command continues it.
 
     Args:
       comparison: the table.
@@ -54,12 +54,16 @@ def sweep(
         for part in parts or comparison.parts
     ]
     file = workdir / ROWS_FILE
-    done = {record.key for record in comparison.records(workdir)}
+    recorded = comparison.records(workdir)
+    older = {record.key for record in comparison.outdated(recorded)}
+    done = {record.key for record in recorded} - older
     began, new = time.perf_counter(), 0
     for number, (row, part, seed, settings) in enumerate(runs, 1):
         key = (row, part, comparison.size, seed, tuple(sorted(settings.items())))
         if key in done:
             continue
+        if key in older:
+            print(f"{number}/{len(runs)}: recorded with another config of {comparison.name}; it is run again")
         name = "/".join(filter(None, (row, part)))
         label = f"{number}/{len(runs)} {name}, seed {seed}"
         label += "".join(f", {field.split('.')[-1]} {value}" for field, value in settings.items())
@@ -101,6 +105,7 @@ def _run(
         part=part,
         size=comparison.size,
         seed=seed,
+        config=comparison.digest(row, part, settings),
         settings=settings,
         metrics={} if report is None else report.metrics,
         stopped=stopped,

@@ -124,6 +124,10 @@ def _measured(comparison: Comparison, records: Sequence[Record]) -> list[str]:
         f"measured on {among([record.device for record in records])}; {packages}; "
         f"{min(record.date for record in records)} to {max(record.date for record in records)}",
     ]
+    older = comparison.outdated(records)
+    if older:
+        cells = among(["/".join(filter(None, (record.row, record.part))) for record in older])
+        found.append(f"{len(older)} runs are of an earlier config of the file and will be run again: {cells}")
     if comparison.parts == ("",):
         found.append(f"scored on {among([record.scored for record in records if record.scored])}")
     if comparison.size in comparison.sweep.differs:

@@ -291,6 +291,11 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     done = comparison.records(tmp_path)
     assert [record.stopped for record in done if record.row == "mal"] == ["step 3: the loss is not finite"] * 2
     again = "python -m nested_jax train experiments/titans/table5.py:lmm@tiny"
+    assert done[0].config == done[2].config != done[1].config
+    changed = load(f"{FILE}:tiny", {"steps": "7", "model.dim": "48"})
+    assert done[0].config != changed.digest("lmm", "", changed.overrides)
+    elsewhere = {**comparison.overrides, "data.path": "x", "log_every": "1"}
+    assert done[0].config == comparison.digest("lmm", "", elsewhere)
     assert done[0].command == f"{again} --config.seed=0 --config.data.seed=0 --config.steps=7"
     calls.clear()
     sweep(comparison, tmp_path, (0, 3, 4), ("lmm",))
@@ -300,6 +305,14 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     sweep(comparison, tmp_path, (5, 6), ("lmm",))
     assert [name for name, *_ in calls] == ["lmm-steps=7-4", "lmm-steps=7-5"]
     assert "interrupted" in capsys.readouterr().out
+    calls.clear()
+    monkeypatch.setattr(Fake, "interrupted", False)
+    monkeypatch.setattr(Comparison, "digest", lambda self, row, part, settings: f"{row} as changed")
+    sweep(comparison, tmp_path, (0, 3), ("lmm",))
+    assert [name for name, *_ in calls] == ["lmm-steps=7-0", "lmm-steps=7-3"]
+    assert "recorded with another config of experiments/titans/table5.py" in capsys.readouterr().out
+    notes = lay(comparison, comparison.records(tmp_path)).notes
+    assert "4 runs are of an earlier config of the file and will be run again: mal, lmm" in notes
     with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through; got '5'"):
         sweep(load(f"{FILE}:tiny", {"data.seed": "5"}), tmp_path, (0,))
 
