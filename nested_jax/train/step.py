@@ -86,9 +86,10 @@ def loss(model: nn.Module, params: Any, batch: Batch, answers: int | None = None
         logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), **options)
         each = constrain(nats(logits, targets), PLACES)
     else:
-        trained, places = jax.lax.top_k(trained.astype(jnp.int32), answers)
+        places = jnp.argsort(~jnp.asarray(trained, bool), axis=1)[:, :answers]
+        trained, targets = (jnp.take_along_axis(x, places, axis=1) for x in (trained, targets))
         logits, _ = model.apply({"params": params}, inputs, None, batch.get("reset"), places, **options)
-        each = constrain(nats(logits, jnp.take_along_axis(targets, places, axis=1)), P(ROWS))
+        each = constrain(nats(logits, targets), P(ROWS))
     if trained is None:
         return jnp.mean(each)
     return jnp.sum(each * trained) / jnp.maximum(jnp.sum(trained), 1)

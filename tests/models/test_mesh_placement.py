@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from nested_jax.models import LanguageModel
+from nested_jax.models import LanguageModel, ModelConfig
 from nested_jax.models.families import family
 from nested_jax.models.placement import HEADS, PLACES, ROWS, TIME, constrain, fit, on_own
 from nested_jax.train.layerwise import path_name
@@ -82,6 +82,20 @@ def test_on_own_gives_every_device_its_rows_and_heads(mesh, rows, heads, own):
 def test_on_own_refuses_time_that_does_not_divide():
     with jax.set_mesh(make_mesh(MeshConfig(sequence=2))), pytest.raises(ValueError, match="time in 2 pieces"):
         on_own(lambda x: x, (PLACES,), PLACES)(jnp.zeros((2, 3)))
+
+
+def test_logits_of_few_places_are_made_of_own_rows():
+    """Answers of each row of a batch that is split over devices: the loss of one device, and no features are sent."""
+    model = LanguageModel(ModelConfig(vocab_size=31, dim=8, layers=1, blocks=("attention",)))
+    draw = np.random.default_rng(0)
+    inputs, trained = draw.integers(0, 31, (8, 12)), draw.permuted(np.tile(np.arange(12) < 3, (8, 1)), axis=1)
+    batch = {"inputs": inputs, "targets": np.roll(inputs, -1, 1), "trained": trained}
+    params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
+    expected = loss(model, params, batch)
+    with jax.set_mesh(make_mesh(MeshConfig(data=4, fsdp=2))):
+        few = jax.jit(lambda params, batch: loss(model, params, batch, answers=3)).lower(params, batch).compile()
+        np.testing.assert_allclose(few(params, batch), expected, rtol=1e-5)
+    assert "all-gather" not in few.as_text()
 
 
 @pytest.mark.parametrize("name", ["titans-mag", pytest.param("hope", marks=pytest.mark.slow), "slots"])
