@@ -136,6 +136,7 @@ def example_batches(
     process_index: int = 0,
     process_count: int = 1,
     backend: Literal["auto", "grain", "numpy"] = "auto",
+    chunk_size: int | None = None,
 ) -> BatchIterator:
     """Iterate for ever over the shuffled examples of a task, in a fresh seeded order in every epoch.
 
@@ -145,19 +146,24 @@ def example_batches(
       process_index: As for `batches`.
       process_count: As for `batches`.
       backend: As for `batches`.
+      chunk_size: The grid on which a model begins documents anew, see `padding`; None for a model without.
 
     Returns:
-      An iterator over `{"inputs", "targets": int32, "trained": bool}`, `[batch_size / process_count, T]` each.
+      An iterator over `{"inputs", "targets": int32, "trained": bool}`, `[batch_size / process_count, T]` each; and, if
+      some sequence ends a chunk or more before its row does, "reset" `[batch_size / process_count, ceil(T / C)]`.
 
     Raises:
       ValueError: If the rows cannot be shared out.
     """
     config.validate()
     count = len(examples.inputs)
+    behind = None if chunk_size is None else padding(examples.trained, chunk_size)
 
     def rows_of(records: np.ndarray) -> Batch:
-        taken = examples.take(shuffled(records, config.seed, count))
-        return {"inputs": taken.inputs, "targets": taken.targets, "trained": taken.trained}
+        rows = shuffled(records, config.seed, count)
+        taken = examples.take(rows)
+        batch = {"inputs": taken.inputs, "targets": taken.targets, "trained": taken.trained}
+        return batch if behind is None or not behind.any() else batch | {"reset": behind[rows]}
 
     identity = {
         "seed": config.seed,
@@ -166,6 +172,28 @@ def example_batches(
         "sha256": examples.digest(),
     }
     return numbered_batches(rows_of, config.batch_size, (process_index, process_count), identity, backend)
+
+
+def padding(trained: np.ndarray, chunk_size: int) -> np.ndarray:
+    """Which chunks of rows begin behind the last place that counts: to a model each is a document of its own.
+
+    What a memory makes of padding is of no use, and of hundreds of equal symbols it may make numbers that overflow: the
+    loss does not see them, its gradient does.
+
+    Args:
+      trained: bool [N, T].
+      chunk_size: of the model, C.
+
+    Returns:
+      bool [N, ceil(T / C)].
+
+    Example:
+      >>> padding(np.array([[True, False, True, False, False, False, False]]), 2).tolist()
+      [[False, False, True, True]]
+    """
+    length = trained.shape[1]
+    last = length - 1 - np.argmax(trained[:, ::-1], axis=1)
+    return np.arange(0, length, chunk_size) > last[:, None]
 
 
 def packed_batches(

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from nested_jax.data import Examples, TaskConfig, example_batches
 from nested_jax.evals.scores import scores
+from nested_jax.models import ModelConfig
 from nested_jax.models.placement import PLACES, constrain
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.multiprocess import share
@@ -32,7 +33,9 @@ class TaskProblem:
             f"{name} ({len(test.inputs):,} of {test.inputs.shape[1]})" for name, test in self._tests.items()
         )
         processes = share(make_mesh(experiment.mesh))
-        self.batches = example_batches(train, data, **processes)
+        config = getattr(model, "config", None)
+        chunk_size = config.chunk_size if isinstance(config, ModelConfig) else None
+        self.batches = example_batches(train, data, chunk_size=chunk_size, **processes)
         self.tokens_per_step = data.batch_size * length
         self.loss = functools.partial(loss, answers=int(train.trained.sum(axis=1).max()))
         self._answer = answerer(model)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from nested_jax.data import FastaConfig, TaskConfig, TextConfig, example_batches, examples, load_text
 from nested_jax.evals import zero_shot
 from nested_jax.evals.bits_per_byte import nats
-from nested_jax.models import AutoEncoderConfig, ModelConfig, build
+from nested_jax.models import AutoEncoderConfig, MemoryConfig, ModelConfig, build
 from nested_jax.models.language_model import at
 from nested_jax.train import text_problem
 from nested_jax.train.experiment import Experiment, SampleConfig
@@ -96,6 +96,27 @@ def test_logits_are_made_of_the_places_that_count(config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), of(2)(params), of(None)(params))
     assert "3,12,97" in str(jax.make_jaxpr(of(None))(params))
     assert "3,12,97" not in str(jax.make_jaxpr(of(2))(params))
+
+
+def test_padding_is_a_document_of_its_own():
+    """A memory that overflows behind the end of a sequence leaves the gradient of what counts as it is."""
+    memory = MemoryConfig(heads=1, max_learning_rate=40.0, conv=0)
+    model = build(ModelConfig(vocab_size=5, dim=16, layers=1, memory=memory))
+    draw, length, chunk = np.random.default_rng(0), 800, model.config.chunk_size
+    inputs = np.concatenate([draw.integers(0, 5, (4, chunk)), np.zeros((4, length - chunk), int)], axis=1)
+    found = examples(inputs, np.roll(inputs, 1, 1), np.tile(np.arange(length) < chunk, (4, 1)))
+    data = TaskConfig(task=Previous(), batch_size=4)
+    bare, given = (next(example_batches(found, data, chunk_size=size)) for size in (None, chunk))
+    short = {name: part[:, :chunk] for name, part in bare.items()}
+    params = jax.jit(model.init)(jax.random.key(0), inputs[:, :1])["params"]
+    gradient = jax.jit(jax.grad(lambda params, batch: loss(model, params, batch)))
+    assert not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(params, bare)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradient(params, given),
+        gradient(params, short),
+    )
+    assert "reset" not in next(example_batches(found, data, chunk_size=length))
 
 
 def test_places_are_checked():
