@@ -12,9 +12,9 @@ have that many parameters, by the width of their feed-forward layers. `:tiny` tr
 for tests.
 
 Measured so far (2026-11-25 and 26, one seed, one core of an AMD EPYC virtual machine; the runs are in
-`experiments/nanogpt/shakespeare.jsonl`), nats per character: Titans LMM 1.59, Yaad 1.61, DeltaNet 1.62, LSTM 1.62,
-Gated DeltaNet 1.63, attention 1.64, Titans MAG 1.68, linear attention 1.69. Their times cannot be compared: other runs
-shared the core.
+`experiments/nanogpt/shakespeare.jsonl`), nats per character: Titans LMM 1.59, Yaad 1.61, DeltaNet and LSTM 1.62,
+OmegaNet, Moneta, Memora and Gated DeltaNet 1.63, attention 1.64, Titans MAG 1.68, linear attention 1.69. Their times
+cannot be compared: other runs shared the core.
 
 Differs from the recipe: rotary positions, SwiGLU and RMSNorm in the row with attention; the loss is over all of the
 last tenth, not over 20 batches of 12; 256 symbols, of which the text has 65.

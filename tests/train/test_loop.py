@@ -190,6 +190,7 @@ def test_another_config_is_refused_with_its_differences(experiment, model, whole
     assert contents(whole[0]) == before
 
 
+@pytest.mark.slow
 def test_steps_on_a_mesh_leave_every_array_where_the_table_puts_it(experiment, tmp_path, monkeypatch):
     """Before the first and after the last, with parameters that are drawn and that are given.
 
@@ -197,7 +198,7 @@ def test_steps_on_a_mesh_leave_every_array_where_the_table_puts_it(experiment, t
     """
     model = ModelConfig(dim=16, layers=1, memory=MemoryConfig(heads=2))
     options = {"model": model, "mesh": MeshConfig(fsdp=2, tensor=2)}
-    first = dataclasses.replace(experiment, **options, steps=3, eval_every=0, sample=None)
+    first = dataclasses.replace(experiment, **options, steps=3, eval_every=0)
     found = []
 
     class Watched(loop._Updates):
