@@ -9,10 +9,10 @@
 128, 256 and 512 symbols hold 4, 8, 16 and 64 pairs, of 8,192 symbols; the accuracy is the mean over the questions of a
 sequence, then over sequences. Two blocks without feed-forward layers; the width is 64 (`--config.model.dim=128`).
 
-Measured so far (2026-11-26, seed 0, one core of an AMD EPYC virtual machine; the runs are in
-`experiments/zoology/figure2.jsonl`), 64 symbols: attention, linear attention, DeltaNet and Gated DeltaNet 99.8 to 99.9 %, Titans
-LMM 27 %, little more than one of the four values that were read; why was not looked into. Of 128 symbols, attention
-99.9 %. Times cannot be compared: other runs shared the core, and one was stopped for ten minutes.
+Measured so far (2026-11-26, seed 0, one core of an AMD EPYC virtual machine; `experiments/zoology/figure2.jsonl`), 64
+symbols: attention, linear attention, DeltaNet and Gated DeltaNet 99.8 to 99.9 %, Titans LMM 27 %, little more than one
+of the four values that were read; why was not looked into. Of 128 symbols, attention 99.9 %. Times cannot be compared:
+other runs shared the core, and one was stopped for ten minutes.
 
 The figure prints no numbers: attention solves all of it at every width. Differs from the recipe: every row has a short
 convolution where its family has one (attention has none, and rotary positions in the place of learned ones), 4,000
