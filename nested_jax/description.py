@@ -74,11 +74,7 @@ def digest(config: Any, without: Container[str] = ()) -> str:
       without: paths of fields that do not enter either, such as "data.seed".
 
     Example:
-      >>> import dataclasses
-      >>> @dataclasses.dataclass
-      ... class Model:
-      ...     dim: int
-      ...     depth: int = 1
+      >>> Model = dataclasses.make_dataclass("Model", [("dim", int), ("depth", int, 1)])
       >>> [digest(model) == digest(Model(dim=64)) for model in (Model(dim=64, depth=1), Model(dim=64, depth=2))]
       [True, False]
       >>> digest(Model(dim=32), without=["dim"]) == digest(Model(dim=64), without=["dim"])

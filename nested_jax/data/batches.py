@@ -157,13 +157,14 @@ def example_batches(
     """
     config.validate()
     count = len(examples.inputs)
-    behind = None if chunk_size is None else padding(examples.trained, chunk_size)
+    behind = np.zeros(0, bool) if chunk_size is None else padding(examples.trained, chunk_size)
+    padded = bool(behind.any())
 
     def rows_of(records: np.ndarray) -> Batch:
         rows = shuffled(records, config.seed, count)
         taken = examples.take(rows)
         batch = {"inputs": taken.inputs, "targets": taken.targets, "trained": taken.trained}
-        return batch if behind is None or not behind.any() else batch | {"reset": behind[rows]}
+        return batch | {"reset": behind[rows]} if padded else batch
 
     identity = {
         "seed": config.seed,
@@ -178,7 +179,8 @@ def padding(trained: np.ndarray, chunk_size: int) -> np.ndarray:
     """Which chunks of rows begin behind the last place that counts: to a model each is a document of its own.
 
     What a memory makes of padding is of no use, and of hundreds of equal symbols it may make numbers that overflow: the
-    loss does not see them, its gradient does.
+    loss does not see them, its gradient does. A model whose chunks are longer than its padding (levels with periods of
+    thousands of tokens) has nothing to begin anew and reads it as before.
 
     Args:
       trained: bool [N, T].

@@ -80,6 +80,7 @@ class Comparison:
             for record in found
             if record.size == self.size
             and record.row in self.rows
+            and record.part in self.parts
             and self._given(record.settings) == self._given(self.overrides)
         ]
 

@@ -71,7 +71,7 @@ def slurm(tmp_path_factory):
     )
     with node:
         if not node.stdout.readline().startswith("idle"):
-            pytest.skip(f"Slurm does not start here: {node.stderr.read().strip()}")
+            pytest.skip(f"Slurm does not start here (apt-get install slurm-wlm munge): {node.stderr.read().strip()}")
         yield Slurm(folder)
         node.stdin.close()
         assert node.wait(timeout=60) == 0
@@ -208,7 +208,7 @@ def test_a_node_that_is_asked_to_stop_leaves_nothing(tmp_path):
     node = subprocess.Popen([NODE, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with node:
         if not node.stdout.readline().startswith("idle"):
-            pytest.skip("Slurm does not start here")
+            pytest.skip("Slurm does not start here (apt-get install slurm-wlm munge)")
         slurm = Slurm(tmp_path)
         slurm.wait(slurm.submit(tmp_path / "job.log", "--wrap=srun sleep 1000"), "RUNNING", seconds=60)
         assert any("slurmctld" in line for line in left(tmp_path))

@@ -259,7 +259,7 @@ def test_following_two_stacks_gives_the_counts_of_the_whole(stacked, first):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing (the extra tpu-compile)")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'nested_jax[tpu-compile]' runs it")
 def test_the_tpu_compiler():
     options = argparse.Namespace(topology="v5e:2x2")
     mesh = mesh_of(experiment(), topology(options.topology))
@@ -271,7 +271,7 @@ def test_the_tpu_compiler():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing (the extra tpu-compile)")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'nested_jax[tpu-compile]' runs it")
 def test_what_is_too_large_for_a_tpu_is_told():
     overrides = {"data.batch_size": "65536", "data.sequence_length": "4096", "final_bytes": "none"}
     found = run(Request(TINY, overrides, ALL | {"fsdp": 4}, "v5e:2x2"))
