@@ -21,11 +21,12 @@ steps of 64 sequences in the place of 64 epochs in batches of 128 to 512, no dro
 
 from dataclasses import replace
 
+import nested_jax as nj
 from nested_jax.data.mqar import zoology_figure2
-from nested_jax.train.comparison import Published, Row, Sweep, variant
+from nested_jax.models import MemoryConfig, ModelConfig
+from nested_jax.train.comparison import Published, Row, Sweep, changed_memory, variant
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.optimizer import Group, OptimizerConfig
-from nested_jax.train.protocols import on_task
+from nested_jax.train.protocols import on_mqar
 
 PARTS = {
     length: f"{length} symbols, {pairs} pairs" for length, pairs in (("64", 4), ("128", 8), ("256", 16), ("512", 64))
@@ -41,12 +42,19 @@ SWEEP = Sweep(
     select="validation/example",
     differs={"small": "4,000 steps of 64 sequences, one learning rate; see the experiment's docstring"},
 )
+
+
+def strong_writes(config: ModelConfig) -> dict[str, MemoryConfig]:
+    """Chunks of 4 tokens, whose learning rates reach a quarter, and no residual: an answer is what was written."""
+    return changed_memory(config, network=nj.networks.MLP(residual=False), chunk_size=4)
+
+
 ROWS = {
     "attention": Row("Attention", "transformer++"),
     "linear-attention": Row("Linear attention", "linear-attention"),
     "deltanet": Row("DeltaNet", "deltanet"),
     "gated-deltanet": Row("Gated DeltaNet", "gated-deltanet"),
-    "titans": Row("Titans LMM", "titans-lmm"),
+    "titans": Row("Titans LMM", "titans-lmm", strong_writes),
 }
 
 
@@ -54,15 +62,4 @@ def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a length with a budget; see the file's docstring."""
     row, part, size = variant(ROWS, arg, PARTS)
     task = replace(zoology_figure2(int(part)), train_examples=100_000, validation_examples=500, test_examples=1_000)
-    steps, batch = 4_000, 64
-    if size == "tiny":
-        few = {"train_examples": 16, "validation_examples": 4, "test_examples": 4}
-        task, steps, batch = replace(task, vocab_size=600, **few), 20, 4
-    model = ROWS[row].model("tiny" if size == "tiny" else "small", vocab_size=task.vocab_size, expansion=1 / 8)
-    optimizer = OptimizerConfig(
-        learning_rate=3e-3,
-        warmup=steps // 20,
-        weight_decay=0.1,
-        groups=(Group(parameters="embedding|scale|bias|convolve|gates|initial", weight_decay=0.0),),
-    )
-    return on_task(model, task, steps=steps, batch_size=batch, optimizer=optimizer)
+    return on_mqar(ROWS[row], size, task, steps=4_000, batch_size=64)
