@@ -50,6 +50,10 @@ def short_direct(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, network=DIRECT, chunk_size=4)
 
 
+def fast_direct(config: ModelConfig) -> dict[str, MemoryConfig]:
+    return {"memory": dataclasses.replace(direct(config)["memory"], max_learning_rate=0.25)}
+
+
 def linear(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, network=nj.networks.Linear())
 
@@ -60,6 +64,7 @@ ROWS = {
     "short": Row("chunks of 4", "titans-lmm", short),
     "fast": Row("chunks of 16 at the rates of 4", "titans-lmm", fast),
     "short-direct": Row("chunks of 4, without the residual", "titans-lmm", short_direct),
+    "fast-direct": Row("chunks of 16 at the rates of 4, without the residual", "titans-lmm", fast_direct),
     "linear": Row("linear memory, chunks of 16", "titans-lmm", linear),
     "deltanet": Row("DeltaNet", "deltanet"),
 }
