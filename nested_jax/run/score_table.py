@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -183,10 +184,18 @@ def notes(comparison: Comparison, records: Sequence[Record]) -> list[str]:
             f"(planned: {', '.join(values)})"
             for field, values in comparison.sweep.grid.items()
         )
-        found.append(f"settings chosen by {comparison.sweep.select}: {grid}")
+        found.append(f"settings chosen by {comparison.sweep.select}: {grid}{_left_out(comparison.sweep, records)}")
     if comparison.sweep.select_published:
         found.append(f"settings by test, as in the published protocol: by {comparison.sweep.select_published}")
     return found
+
+
+def _left_out(sweep: Sweep, records: Sequence[Record]) -> str:
+    """A remark on cells of which not every setting was compared, as others were run with more seeds."""
+    counts = Counter((record.row, record.part, of_grid(record, sweep)) for record in records)
+    cells, settings = {(row, part) for row, part, _ in counts}, {chosen for *_, chosen in counts}
+    fewer = sum(len({counts[*cell, one] for one in settings}) > 1 for cell in cells)
+    return f"; in {fewer} of {len(cells)} cells only those run with the most seeds are compared" if fewer else ""
 
 
 def _number(value: float | None) -> str:

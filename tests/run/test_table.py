@@ -205,7 +205,8 @@ def test_scores_are_laid_out(scored):
     assert every[4]["settings"] == "optimizer.learning_rate=3e-3"
     assert (every[0]["tier"], every[0]["steps"], every[0]["command"]) == ("small", "300", RECORD.command)
     assert [row["here"] for row in with_heads if row["row"] == "Two" and row["column"] == "a0"] == ["50", "stopped"]
-    assert any("among 1e-3, 3e-3 (planned: 1e-3, 3e-3)" in note for note in laid.notes)
+    assert any("among 1e-3, 3e-3 (planned: 1e-3, 3e-3); in 1 of 2 cells only those" in note for note in laid.notes)
+    assert not any("cells only" in note for note in lay(SCORES, scored[:6]).notes)
 
 
 def test_records_are_replaced_and_a_torn_line_is_left_out(tmp_path):
