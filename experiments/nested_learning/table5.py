@@ -42,7 +42,7 @@ that failed. Without any of it (aa)* had 100, 48 and 0 in bin 1:
   right on all training lengths had -2.3 there and overflowed in float32 at token 58. With `bounded=True` it is -1 at
   the least, as for the gated delta rule with β up to 2.
 
-Counting takes longer, and a lower learning rate: with 1e-3 the three rows of the delta rule do better within the
+Counting takes longer, and a lower learning rate: with 1e-3 the rows of the delta rule mostly do better within the
 trained lengths, and Hope gets 100, 100 and 94 % of a^n b^n c^n there where it had 59, 100 and 39. Beyond them it gets
 0 to 34 % of it, 8 to 52 of a^n b^n and 15 to 49 of Shuffle-2, at either rate. Linear attention, whose memory only adds,
 is right on both languages of blocks at all lengths and seeds. Four times the steps (Hope, seed 0 alone, 2026-11-26;

@@ -13,11 +13,12 @@ memory beyond its target (`nested_jax.models.gates`). A linear memory that start
 written and nothing else; however little that is, the norm behind it makes up for the length. A deep one adds it to what
 its initial weights answer, and with a residual to the query.
 
-Measured 2026-11-26 (seeds 0 and 1, one core of an AMD EPYC virtual machine that other runs shared, 1.5 to 8 minutes a
-run; the runs are in `experiments/titans/recall.jsonl`, the table in `experiments/RESULTS.md`): with chunks of 16 the
-LMM finds 77 and 72 % of the values in 1,500 steps, with chunks of 4 98 and 100 %, as a linear memory in chunks of 16
-and DeltaNet do (99.8 to 100 %). The rates of chunks of 4 do it in chunks of 16 too (94 and 99 %), but then nothing
-keeps runs of equal keys from diverging. Leaving the residual out is no help where writes are weak (76 and 50 %).
+Measured 2026-11-26 (one core of an AMD EPYC virtual machine that other runs shared, 1.5 to 8 minutes a run; the runs
+are in `experiments/titans/recall.jsonl`, the table in `experiments/RESULTS.md`): with chunks of 16 the LMM finds 28, 72
+and 77 % of the values in 1,500 steps, with chunks of 4 98 to 100 %, as a linear memory in chunks of 16 and DeltaNet do
+(three seeds each). The rates of chunks of 4 do it in chunks of 16 too (94 and 99 % with the residual, 99.6 and 99.8
+without; two seeds), but then nothing keeps runs of equal keys from diverging. Leaving the residual out is no help where
+writes are weak (50 and 76 %).
 """
 
 import dataclasses

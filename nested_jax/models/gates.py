@@ -38,7 +38,7 @@ then suit a windowed rule.
 The price is recall: in a long chunk a token writes little, and a deep memory adds that to what its initial weights
 answer (a linear one, zero at the start, answers with nothing else). Where a memory has to look up what it has read,
 shorter chunks do most: with 4 tokens in the place of 16 Titans found 98 to 100 % of the values of associative recall
-where it had found 72 to 77 % (`experiments/titans/recall.py`).
+where it had found 28 to 77 % (`experiments/titans/recall.py`).
 """
 
 from __future__ import annotations
