@@ -13,7 +13,6 @@ CASES = (
     table.quick_cases()
     + table.online_cases()[:2]
     + table.channel_cases()[:1]
-    + table.erasing_cases()[1:2]
     + table.erasing_cases()[5:6]
     + table.low_rank_cases()[:1]
 )

@@ -5,6 +5,7 @@ import pytest
 from nested_jax.run import bench_slots, main
 
 
+@pytest.mark.slow
 def test_a_table_and_a_picture(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_slots, "SIZES", {"slots": (32, 64), "width": (4, 8), "levels": (1, 2)})
     main.main(["bench", "slots", "--tokens=2", "--rounds=1", f"--output={tmp_path}"])
