@@ -95,10 +95,9 @@ def compare(name: str, tolerance: float):
     assert max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(gradients)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "name", [name if name == "mlp" else pytest.param(name, marks=pytest.mark.slow) for name in MEMORIES]
-)
+@pytest.mark.parametrize("name", MEMORIES)
 def test_outputs_last_states_and_gradients_are_those_of_one_device(name):
     compare(name, 1e-10)
 
