@@ -25,7 +25,16 @@ import dataclasses
 
 import nested_jax as nj
 from nested_jax.models import MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, changed_memory, compare, shortened, training, variant
+from nested_jax.train.comparison import (
+    Published,
+    Row,
+    changed_memory,
+    compare,
+    linear_memory,
+    shortened,
+    training,
+    variant,
+)
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -45,10 +54,6 @@ RESULT = Published(
 )
 
 
-def linear(config: ModelConfig) -> dict[str, MemoryConfig]:
-    return changed_memory(config, network=nj.networks.Linear())
-
-
 def one_token(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, window=1)
 
@@ -62,7 +67,7 @@ ROWS = {
     "gated-mlp": Row("+Gated MLP memory", "atlas++"),
     "mag": Row("+Attn (MAG)", "atlas-mag"),
     "mal": Row("+Attn (MAL)", "atlas-mal"),
-    "linear": Row("Linear memory", "atlas", linear),
+    "linear": Row("Linear memory", "atlas", linear_memory),
     "no-muon": Row("w/o Muon", "omeganet"),
     "one-token": Row("c = 1", "atlas", one_token),
     "no-polynomial": Row("w/o polynomial mapping", "atlas", no_polynomial),

@@ -25,7 +25,7 @@ import dataclasses
 
 import nested_jax as nj
 from nested_jax.models import MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, changed_memory, compare
+from nested_jax.train.comparison import Published, Row, changed_memory, compare, linear_memory
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -58,17 +58,13 @@ def no_l1(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, objective=nj.objectives.l2)
 
 
-def linear(config: ModelConfig) -> dict[str, MemoryConfig]:
-    return changed_memory(config, network=nj.networks.Linear())
-
-
 ROWS = {
     "yaad": Row("Yaad", "yaad"),
     "no-retention": Row("w/o retention gate", "yaad", no_retention),
     "fixed-delta": Row("w/o input-dependent δ", "yaad", fixed_delta),
     "no-l2": Row("w/o l2", "yaad", no_l2),
     "no-l1": Row("w/o l1", "yaad", no_l1),
-    "linear": Row("Linear memory", "yaad", linear),
+    "linear": Row("Linear memory", "yaad", linear_memory),
 }
 
 

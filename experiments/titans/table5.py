@@ -27,7 +27,7 @@ import dataclasses
 
 import nested_jax as nj
 from nested_jax.models import AttentionConfig, MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, changed_memory, compare, without_convolution
+from nested_jax.train.comparison import Published, Row, changed_memory, compare, linear_memory, without_convolution
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -49,10 +49,6 @@ RESULT = Published(
 )
 
 
-def linear(config: ModelConfig) -> dict[str, MemoryConfig]:
-    return changed_memory(config, network=nj.networks.Linear())
-
-
 def no_momentum(config: ModelConfig) -> dict[str, MemoryConfig]:
     return changed_memory(config, rule=nj.rules.titans(momentum=0.0))
 
@@ -70,7 +66,7 @@ ROWS = {
     "mac": Row("+Attn (MAC)", "titans-mac"),
     "mag": Row("+Attn (MAG)", "titans-mag"),
     "mal": Row("+Attn (MAL)", "titans-mal"),
-    "linear": Row("Linear memory", "titans-lmm", linear),
+    "linear": Row("Linear memory", "titans-lmm", linear_memory),
     "no-convolution": Row("w/o convolution", "titans-lmm", without_convolution),
     "no-momentum": Row("w/o momentum", "titans-lmm", no_momentum),
     "no-decay": Row("w/o weight decay", "titans-lmm", no_decay),

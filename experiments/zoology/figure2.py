@@ -47,7 +47,7 @@ SWEEP = Sweep(
 
 
 def strong_writes(config: ModelConfig) -> dict[str, MemoryConfig]:
-    """Chunks of 4 tokens, whose learning rates reach a quarter, and no residual: an answer is what was written."""
+    """Chunks of 4 tokens, whose learning rates reach a quarter, and no residual."""
     return changed_memory(config, network=nj.networks.MLP(residual=False), chunk_size=4)
 
 

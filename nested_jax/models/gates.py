@@ -35,10 +35,9 @@ h of length one without the norm. Without the factor 1 / H gradients of 1e14 cam
 with it the loss fell faster, too. Newton-Schulz makes every step of the same length; a larger ``max_learning_rate`` may
 then suit a windowed rule.
 
-The price is recall: in a long chunk a token writes little, and a deep memory adds that to what its initial weights
-answer (a linear one, zero at the start, answers with nothing else). Where a memory has to look up what it has read,
-shorter chunks do most: with 4 tokens in the place of 16 Titans found 98 to 100 % of the values of associative recall
-where it had found 28 to 77 % (`experiments/titans/recall.py`).
+The price is recall: in a long chunk a token writes little. Where a deep memory has to look up what it has read, shorter
+chunks help: with 4 tokens in the place of 16 Titans found 98 to 100 % of the values of associative recall where it had
+found 28 to 77 %; a linear memory does not need them (`experiments/titans/recall.py`).
 """
 
 from __future__ import annotations

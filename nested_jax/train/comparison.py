@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nested_jax.data import TextConfig
-from nested_jax.memory import Memory
+from nested_jax.memory import Memory, networks
 from nested_jax.models import SIZES, AttentionConfig, MemoryConfig, ModelConfig, Size, family
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import Group, OptimizerConfig
@@ -105,6 +105,11 @@ def changed_memory(config: ModelConfig, **fields: Any) -> dict[str, MemoryConfig
         raise ValueError(f"config: expected a model with an nj.Memory, got {type(memory).__name__}")
     memory = replace(memory, **fields)
     return {"memory": replace(config.memory, memory=memory)}
+
+
+def linear_memory(config: ModelConfig) -> dict[str, MemoryConfig]:
+    """The change of a row whose memories are a matrix."""
+    return changed_memory(config, network=networks.Linear())
 
 
 def without_convolution(config: ModelConfig) -> dict[str, MemoryConfig]:
