@@ -23,7 +23,6 @@ rate is tuned, for any row.
 
 import dataclasses
 
-import nested_jax as nj
 from nested_jax.models import MemoryConfig, ModelConfig
 from nested_jax.train.comparison import (
     Published,
