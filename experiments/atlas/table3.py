@@ -9,26 +9,30 @@ hours), `atlas` and `atlas@small` (190k parameters on the sources of the standar
 CPU), `atlas@tiny` (for tests). The paper's sizes need accelerators, FineWeb (`--config.data.path`) and a tokenizer of
 32,000 tokens (`--config.data.tokenizer=tokenizer.json`), in the sweep's command line, too.
 
-A run trains a language model and reports bits per byte; needles are looked for afterwards: questions by
-`nested_jax.data.niah` (`single_1`, `single_2(background=...)`, with the length of the column), answers by
-`nested_jax.evals.question_answering.answer`, of 128 tokens, right if the value is in them. Until then a row counts as
-not run. A model of "small" has read no prose and finds nothing; it would have to be trained on needles, which is
-another experiment.
+A run of a paper's size ends with the columns: 500 questions each by `nested_jax.data.niah`, 128 tokens written
+greedily, right if the value is in them. The essays are a file or folder,
+`--config.questions.path=PaulGrahamEssays.json` for RULER's; without it a run says, before it trains, where they come
+from. A model of "small" has read no prose and finds nothing: it is asked nothing, and its rows count as not run
+(`experiments/synthetic/needles.py` trains small models to find needles).
 
 PK is pass-key (a number in one repeated line, `single_1`), N a number in essays (`single_2`), W a word or a uuid in
-essays: RULER, which the paper names, has no task of words (`single_3` are uuids), and the paper does not say which.
+essays: RULER, which the paper names, has no task of words, and the paper does not say which. Here it is uuids
+(`single_3`).
 
 Differs from the paper at its own sizes: as `experiments/atlas/table2.py`. Samba and Gated DeltaNet-H2 have no model
 here and are published numbers only.
 """
 
+from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.protocols import needles
 
 LENGTHS = {"pk": (2, 4, 8, 16), "n": (2, 4, 8, 16), "w": (2, 4, 8)}
 COLUMNS = {
     f"{task}/{1024 * length}": f"S-NIAH-{task.upper()} {length}K" for task in LENGTHS for length in LENGTHS[task]
 }
+ASKED = needles(COLUMNS, pk=single_1, n=single_2, w=single_3)
 
 NUMBERS = {
     "ttt": (98.4, 98.8, 98.0, 88.4, 60.2, 36.6, 10.2, 4.4, 78.8, 28.0, 4.4),
@@ -47,6 +51,7 @@ RESULT = Published(
     source="Atlas, arXiv 2505.23735, table 3 (size not printed)",
     columns=COLUMNS,
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured={column: column for column in ASKED},
 )
 
 ROWS = {
@@ -63,4 +68,4 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
-    return compare(ROWS, arg)
+    return compare(ROWS, arg, ASKED)

@@ -9,16 +9,20 @@ hours), `atlas` and `atlas@small` (190k parameters on the sources of the standar
 CPU), `atlas@tiny` (for tests). The paper's sizes need accelerators, FineWeb (`--config.data.path`) and a tokenizer of
 32,000 tokens (`--config.data.tokenizer=tokenizer.json`), in the sweep's command line, too.
 
-A run trains a language model and reports bits per byte. Its recall would be scored on the cloze forms of the six sets
-(Arora et al., arXiv 2402.18668), which do not come with this library, by `nested_jax.evals.question_answering`:
-greedily, up to a line's end, right if the value is in the output, whatever the case. Until then a row counts as not
-run.
+A run of a paper's size ends with the columns, the cloze forms of the six sets (Arora et al., arXiv 2402.18668 and
+2407.05483; `nested_jax.data.recall_sets`): up to 48 tokens written greedily, to a line's end, right if a value is in
+them, whatever the case. The sets are JSON lines in a folder, `--config.questions.path=FOLDER`; without it a run says,
+before it trains, what they hold and where they come from. A model of "small" is asked nothing, and its rows count as
+not run.
 
 Published numbers are as printed; averages are the means of the six.
 
-Differs from the paper at its own sizes: as `experiments/atlas/table2.py`. Which Titans it is, is not printed: here LMM.
+Differs from the paper at its own sizes: how long documents may be is not printed (here as long as they are, NQ's cut to
+2,048 tokens; attention of 4,096 tokens loses what is before them); else as `experiments/atlas/table2.py`. Which Titans
+it is, is not printed: here LMM.
 """
 
+from nested_jax.data.recall_sets import RecallSet
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 
@@ -31,6 +35,7 @@ COLUMNS = {
     "tqa": "TQA",
     "average": "Avg",
 }
+ASKED = {column: RecallSet(name=column) for column in COLUMNS if column != "average"}
 
 NUMBERS = {
     "transformer++": (84.9, 23.0, 28.4, 72.5, 48.1, 64.4, 53.55),
@@ -44,6 +49,7 @@ RESULT = Published(
     source="Atlas, arXiv 2505.23735, table 5 (size not printed)",
     columns=COLUMNS,
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured={column: column for column in ASKED} | {"average": "questions/average"},
 )
 
 ROWS = {
@@ -57,4 +63,4 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
-    return compare(ROWS, arg)
+    return compare(ROWS, arg, ASKED)

@@ -9,32 +9,36 @@ hours), `moneta` and `moneta@small` (190k parameters on the sources of the stand
 CPU), `moneta@tiny` (for tests). The paper's sizes need accelerators, FineWeb-Edu (`--config.data.path`) and a tokenizer
 of 32,000 tokens (`--config.data.tokenizer=tokenizer.json`), in the sweep's command line, too.
 
-A run trains a language model and reports bits per byte; needles are looked for afterwards: questions by
-`nested_jax.data.niah` (`single_1`, `single_2(background=...)`, with the length of the column), answers by
-`nested_jax.evals.question_answering.answer`, of 128 tokens, right if the value is in them. Until then a row counts as
-not run. A model of "small" has read no prose and finds nothing; it would have to be trained on needles, which is
-another experiment.
+A run of a paper's size ends with the columns: 500 questions each by `nested_jax.data.niah`, 128 tokens written
+greedily, right if the value is in them. The essays are a file or folder,
+`--config.questions.path=PaulGrahamEssays.json` for RULER's; without it a run says, before it trains, where they come
+from. A model of "small" has read no prose and finds nothing: it is asked nothing, and its rows count as not run
+(`experiments/synthetic/needles.py` trains small models to find needles).
 
 PK is pass-key (a number in one repeated line, `single_1`), N a number in essays (`single_2`), W a word or a uuid in
-essays: RULER, which the paper names, has no task of words (`single_3` are uuids), and the paper does not say which.
+essays: RULER, which the paper names, has no task of words, and the paper does not say which. Here it is uuids
+(`single_3`).
 
 Published numbers are as printed. The averages of the paper's own rows are not the means of their nine numbers: Moneta
 93.5 (mean 93.3), Yaad 92.9 (mean 92.5), Memora 92.1 (mean 92.5).
 
-W probably is uuids: the baselines are near those of S-NIAH-3 in table 2 of Gated DeltaNet (arXiv 2412.06464; DeltaNet
-85.2, 46.2 and 20.0 here, 85.2, 47.0 and 22.4 there).
+It is likely: the baselines are near those of S-NIAH-3 in table 2 of Gated DeltaNet (arXiv 2412.06464; DeltaNet 85.2,
+46.2 and 20.0 here, 85.2, 47.0 and 22.4 there).
 
 Differs from the paper at its own sizes: as `experiments/miras/table2.py`. Mamba2 has no model here and is published
 numbers only.
 """
 
+from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.protocols import needles
 
 LENGTHS = {"pk": (2, 4, 8), "n": (2, 4, 8), "w": (1, 2, 4)}
 COLUMNS = {
     f"{task}/{1024 * length}": f"S-NIAH-{task.upper()} {length}K" for task in LENGTHS for length in LENGTHS[task]
 } | {"average": "Avg"}
+ASKED = needles(COLUMNS, pk=single_1, n=single_2, w=single_3)
 
 NUMBERS = {
     "Mamba2": (98.6, 61.4, 31.0, 98.4, 55.8, 14.2, 62.2, 42.2, 4.2, 52.0),
@@ -50,6 +54,7 @@ RESULT = Published(
     source="MIRAS, arXiv 2504.13173, table 3 (size not printed)",
     columns=COLUMNS,
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured={column: column for column in ASKED} | {"average": "questions/average"},
 )
 
 ROWS = {
@@ -64,4 +69,4 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
-    return compare(ROWS, arg)
+    return compare(ROWS, arg, ASKED)

@@ -12,11 +12,11 @@ the paper says no more (`--config.data.path`, `--config.steps=95367`), by a toke
 2602.24281), which repeats rows of the table, says 16K: `--config.data.sequence_length=16384
 --config.data.batch_size=32`. All of this goes in the sweep's command line, too.
 
-A run trains a language model and reports bits per byte; needles are looked for afterwards: questions by
-`nested_jax.data.niah` (the first half of a column's name is a function there, the second one its length; essays are
-brought by `background=...`), answers by `nested_jax.evals.question_answering.answer`, of 128 tokens, scored by the
-share of values that are in them. Until then a row counts as not run. A model of "small" has read no prose and finds
-nothing.
+A run of a paper's size ends with the columns: 500 questions each by `nested_jax.data.niah` (the first half of a
+column's name is a function there, the second one its length), 128 tokens written greedily, the share of values that are
+in them. The essays are a file or folder, `--config.questions.path=PaulGrahamEssays.json` for RULER's; without it a run
+says, before it trains, where they come from. A model of "small" has read no prose and finds nothing: it is asked
+nothing, and its rows count as not run.
 
 Attention over everything holds 16,384 tokens here, the longest haystack with its answer, in all sizes.
 
@@ -28,9 +28,11 @@ model here and are published numbers only.
 
 import dataclasses
 
+from nested_jax.data import niah
 from nested_jax.models import AttentionConfig, ModelConfig
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.protocols import needles
 
 LENGTHS = (4, 8, 16)
 SINGLE = {"single_1": "S-NIAH-1", "single_2": "S-NIAH-2", "single_3": "S-NIAH-3"}
@@ -38,6 +40,7 @@ SEVERAL = {"multi_key_1": "MK-NIAH-1", "multi_query": "MQ-NIAH", "multi_value": 
 COLUMNS = {
     f"{task}/{1024 * length}": f"{name} {length}K" for task, name in (SINGLE | SEVERAL).items() for length in LENGTHS
 }
+ASKED = needles(COLUMNS, **{task: getattr(niah, task) for task in SINGLE | SEVERAL})
 
 SINGLE_NUMBERS = {
     "transformer++": (88.6, 76.4, 79.8, 100.0, 98.8, 94.2, 78.0, 69.2, 40.8),
@@ -65,6 +68,7 @@ RESULT = Published(
     source="Nested Learning, arXiv 2512.24695, table 1 (size not printed, 50B tokens)",
     columns=COLUMNS,
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured={column: column for column in ASKED},
 )
 
 
@@ -83,4 +87,4 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
-    return compare(ROWS, arg)
+    return compare(ROWS, arg, ASKED)

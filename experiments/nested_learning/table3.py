@@ -10,15 +10,18 @@ CPU), `hope@tiny` (for tests). The paper's sizes need accelerators, FineWeb-Edu 
 paper says no more, (`--config.data.path`) and a tokenizer of 32,000 tokens (`--config.data.tokenizer=tokenizer.json`),
 in the sweep's command line, too.
 
-A run trains a language model and reports bits per byte. Its recall would be scored on the cloze forms of the six sets
-(Arora et al., arXiv 2402.18668), which do not come with this library, by `nested_jax.evals.question_answering`:
-greedily, up to a line's end, right if the value is in the output, whatever the case. Until then a row counts as not
-run.
+A run of a paper's size ends with the columns, the cloze forms of the six sets (Arora et al., arXiv 2402.18668 and
+2407.05483; `nested_jax.data.recall_sets`): up to 48 tokens written greedily, to a line's end, right if a value is in
+them, whatever the case. The sets are JSON lines in a folder, `--config.questions.path=FOLDER`; without it a run says,
+before it trains, what they hold and where they come from. A model of "small" is asked nothing, and its rows count as
+not run.
 
-Differs from the paper at its own sizes: as `experiments/nested_learning/table2.py`, whose set-up the paper uses here,
-too. RWKV-7 and Comba have no model here and are published numbers only.
+Differs from the paper at its own sizes: how long documents may be is not printed (here as long as they are, NQ's cut to
+2,048 tokens; attention of 4,096 tokens loses what is before them); else as `experiments/nested_learning/table2.py`,
+whose set-up the paper uses here, too. RWKV-7 and Comba have no model here and are published numbers only.
 """
 
+from nested_jax.data.recall_sets import RecallSet
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 
@@ -30,6 +33,7 @@ COLUMNS = {
     "squad": "SQuAD",
     "tqa": "TQA",
 }
+ASKED = {column: RecallSet(name=column) for column in COLUMNS}
 
 NUMBERS = {
     "transformer++": (71.4, 22.0, 23.9, 67.3, 39.4, 59.1),
@@ -43,6 +47,7 @@ RESULT = Published(
     source="Nested Learning, arXiv 2512.24695, table 3 (size not printed)",
     columns=COLUMNS,
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
+    measured={column: column for column in ASKED},
 )
 
 ROWS = {
@@ -54,4 +59,4 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
-    return compare(ROWS, arg)
+    return compare(ROWS, arg, ASKED)

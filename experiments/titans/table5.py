@@ -7,7 +7,9 @@
 Variants are rows, each at a size: `mag` and `mag@small` (190k parameters on the sources of the standard library, byte
 by byte, a minute on a CPU), `mag@tiny` (for tests), `mag@400m` (the paper's size and hyperparameters; bring a text of
 15B tokens and a pod). All rows of a size have the same number of parameters to within 3 %, by the width of their
-feed-forward layers, and the same tokens in the same order.
+feed-forward layers, and the same tokens in the same order. Runs of the paper's size also end with the needles of table
+2, whose mean the paper's long context is, and with `--config.zero_shot=FOLDER` with the accuracies of table 1, whose
+mean its reasoning is.
 
 Measured at "small" (2026-11-25, three seeds, 300 steps of 1,024 bytes, 48 s each on one core of an AMD EPYC virtual
 machine; the runs are in `experiments/titans/table5.jsonl`, the table in `experiments/RESULTS.md`): without the short
@@ -26,24 +28,35 @@ take their place), so "w/o persistent memory" is taken from MAG, and compared wi
 import dataclasses
 
 import nested_jax as nj
+from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.models import AttentionConfig, MemoryConfig, ModelConfig
 from nested_jax.train.comparison import Published, Row, changed_memory, compare, linear_memory, without_convolution
 from nested_jax.train.experiment import Experiment
+from nested_jax.train.protocols import needles
 
+LENGTHS = (2048, 4096, 8192, 16384)
+ASKED = needles(
+    [f"{task}/{length}" for task in ("pk", "n", "w") for length in LENGTHS], pk=single_1, n=single_2, w=single_3
+)
 RESULT = Published(
     source="Titans, arXiv 2501.00663, table 5 (400M parameters, 15B tokens)",
-    columns={"perplexity": "perplexity, mean of Wikitext and LAMBADA"},
-    values={
-        "lmm": {"perplexity": 27.01},
-        "mac": {"perplexity": 26.67},
-        "mag": {"perplexity": 25.70},
-        "mal": {"perplexity": 25.91},
-        "linear": {"perplexity": 28.49},
-        "no-convolution": {"perplexity": 28.73},
-        "no-momentum": {"perplexity": 28.98},
-        "no-decay": {"perplexity": 29.04},
-        "no-persistent": {"perplexity": 27.63},
+    columns={
+        "perplexity": "perplexity, mean of Wikitext and LAMBADA",
+        "reasoning": "reasoning, mean accuracy in %",
+        "long": "needles, mean accuracy in %",
     },
+    values={
+        "lmm": {"perplexity": 27.01, "reasoning": 47.83, "long": 92.68},
+        "mac": {"perplexity": 26.67, "reasoning": 48.65, "long": 97.95},
+        "mag": {"perplexity": 25.70, "reasoning": 48.6, "long": 96.7},
+        "mal": {"perplexity": 25.91, "reasoning": 47.87, "long": 96.91},
+        "linear": {"perplexity": 28.49, "reasoning": 46.97, "long": 85.34},
+        "no-convolution": {"perplexity": 28.73, "reasoning": 45.82, "long": 90.28},
+        "no-momentum": {"perplexity": 28.98, "reasoning": 45.49, "long": 87.12},
+        "no-decay": {"perplexity": 29.04, "reasoning": 45.11, "long": 85.6},
+        "no-persistent": {"perplexity": 27.63, "reasoning": 46.35, "long": 92.49},
+    },
+    measured={"reasoning": "average", "long": "questions/average"},
     base="lmm",
     bases={"no-persistent": "mag"},
 )
@@ -76,4 +89,4 @@ ROWS = {
 
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a size; see the file's docstring."""
-    return compare(ROWS, arg)
+    return compare(ROWS, arg, ASKED)

@@ -26,6 +26,21 @@ def string_match_all(output: str, question: Question) -> float:
     return sum(answer.lower() in text for answer in question.answers) / len(question.answers)
 
 
+def contains_any(output: str, question: Question) -> float:
+    """1 if one of the answers occurs in the output, upper and lower case being the same (Arora et al. 2024).
+
+    Args:
+      output: what a model wrote.
+      question: with at least one answer.
+
+    Example:
+      >>> contains_any(" about 543,940 KM2", Question("", ("543,940 km2", "210,016 sq mi"), {}))
+      1.0
+    """
+    text = output.lower()
+    return float(any(answer.lower() in text for answer in question.answers))
+
+
 def exact_match(output: str, question: Question) -> float:
     """1 if the first line of the output that is not empty is the answers, with a space between them.
 

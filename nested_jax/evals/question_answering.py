@@ -88,6 +88,7 @@ def answer(
     *,
     stop: Sequence[str] = (),
     separator: str = " ",
+    cut: bool = False,
     batch_size: int = 16,
     every: int = 16,
 ) -> list[Answer]:
@@ -102,6 +103,7 @@ def answer(
       stop: texts that end an output, see `write`.
       separator: stands between prompt and answer. A space is what `as_examples` trains with; "" where the answer's
         first token holds its space, as those of subword tokenizers do.
+      cut: prompts that do not fit into the model's context lose their beginning; else they are refused.
       batch_size: questions at once.
       every: see `write`.
 
@@ -127,6 +129,9 @@ def answer(
       {(2,): 1.0, (1,): 1.0}
     """
     prompts = [tokenizer.encode(question.prompt + separator) for question in questions]
+    limit = context_limit(generator.model.config)
+    if cut and limit is not None:
+        prompts = [prompt[-max(limit - length, 1) :] for prompt in prompts]
     outputs = write(generator, tokenizer, prompts, length, stop=stop, batch_size=batch_size, every=every)
     return [
         Answer(question, output, float(scorer(output, question)))

@@ -25,6 +25,7 @@ class Line:
       bits: bits per byte of each seed.
       changes: of each seed that the base row was run with, too.
       diverged: seeds whose training had to stop.
+      others: of each further column the published number, and the median of ours; None where there is none.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Line:
     bits: tuple[float, ...]
     changes: tuple[float, ...]
     diverged: int = 0
+    others: tuple[tuple[float | None, float | None], ...] = ()
 
     @property
     def sign(self) -> str:
@@ -43,10 +45,15 @@ class Line:
         return "same" if all(same) else "unclear" if any(same) else "opposite"
 
 
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """Of the columns; further ones of the paper stand behind the changes."""
+    return (*HEADINGS, *(f"{title} (here)" for title in list(comparison.published.columns.values())[1:]))
+
+
 def lines(comparison: Comparison, records: Sequence[Record]) -> list[Line]:
     """The table's rows, from the runs that are done."""
     published, laid = comparison.published, []
-    column = next(iter(published.columns))
+    column, *others = published.columns
     found: dict[str, dict[int, float]] = {row: {} for row in comparison.rows}
     for record in sorted(records, key=lambda record: record.seed):
         if not record.stopped:
@@ -60,8 +67,22 @@ def lines(comparison: Comparison, records: Sequence[Record]) -> list[Line]:
         bits, against = found[row], found[base] if row != base else {}
         changes = tuple(bits[seed] / against[seed] - 1 for seed in bits if seed in against)
         stopped = sum(record.row == row and bool(record.stopped) for record in records)
-        laid.append(Line(model.title, value, change, tuple(bits.values()), changes, stopped))
+        further = tuple(_further(comparison, records, row, other) for other in others)
+        laid.append(Line(model.title, value, change, tuple(bits.values()), changes, stopped, further))
     return laid
+
+
+def _further(
+    comparison: Comparison, records: Sequence[Record], row: str, column: str
+) -> tuple[float | None, float | None]:
+    published = comparison.published
+    metric = published.measured.get(column)
+    found = [
+        record.metrics[metric] * published.unit
+        for record in records
+        if record.row == row and not record.stopped and metric in record.metrics
+    ]
+    return published.of(row, comparison.size).get(column), statistics.median(found) if found else None
 
 
 def cells(line: Line) -> list[str]:
@@ -69,6 +90,10 @@ def cells(line: Line) -> list[str]:
 
     def percent(change: float) -> str:
         return f"{100 * change:+.2f} %"
+
+    def both(published: float | None, ours: float | None) -> str:
+        printed = "" if published is None else f"{published:g} "
+        return f"{printed}({'–' if ours is None else f'{ours:.2f}'})"
 
     return [
         line.title,
@@ -79,6 +104,7 @@ def cells(line: Line) -> list[str]:
         f"{percent(min(line.changes))} to {percent(max(line.changes))}" if line.changes else "",
         f"{len(line.bits)}, {line.diverged} diverged" if line.diverged else str(len(line.bits)),
         line.sign,
+        *(both(*other) for other in line.others),
     ]
 
 

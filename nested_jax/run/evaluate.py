@@ -12,10 +12,11 @@ from nested_jax.data.question_task import QuestionTask
 from nested_jax.evals import bits_per_byte as scoring
 from nested_jax.evals.generation import Generator
 from nested_jax.evals.likelihood import Likelihood
+from nested_jax.evals.questions import CHUNK, Asked, score
 from nested_jax.evals.sampling import Sampling
 from nested_jax.evals.zero_shot import TEMPLATES, columns, zero_shot
 from nested_jax.models import parameter_count
-from nested_jax.run import questions
+from nested_jax.run.questions import parse
 from nested_jax.run.text_table import text_table
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import Run
@@ -24,7 +25,6 @@ from nested_jax.train.report import excerpt
 from nested_jax.train.report import table as report_table
 
 SPAN = 100_000
-CHUNK = 128  # tokens of a prompt in parallel: what is left of it is read one by one
 COUNT = 100
 _NEEDS = {"limit": "zero_shot", "tasks": "zero_shot", "count": "questions", "by": "questions"}
 
@@ -38,12 +38,14 @@ def evaluate(experiment: Experiment, workdir: pathlib.Path, options: argparse.Na
     Raises:
       ValueError: for options that do not fit each other or the experiment, missing data, or a run without a checkpoint.
     """
+    if options.count is not None and options.count < 1:
+        raise ValueError(f"--count is a number of questions, at least 1; got {options.count}")
     for name, needed in _NEEDS.items():
         if getattr(options, name) is not None and getattr(options, needed) is None:
             raise ValueError(f"--{name} belongs to --{needed.replace('_', '-')}")
     if options.zero_shot is not None and not isinstance(experiment.data, TextConfig):
         raise ValueError(f"--zero-shot takes a model of text; this one learns {_learned(experiment)}")
-    asked = [questions.parse(text) for text in options.questions or ()]
+    asked = [(text, parse(text)) for text in options.questions or ()]
     run = Run(experiment, workdir)
     if asked or options.zero_shot is not None:
         tokenizer = tokenizer_of(experiment)
@@ -94,13 +96,13 @@ def _zero_shot(run: Run, params: Any, options: argparse.Namespace) -> None:
 
 
 def _questions(
-    run: Run, params: Any, tokenizer: Tokenizer, asked: list[questions.Asked], options: argparse.Namespace
+    run: Run, params: Any, tokenizer: Tokenizer, asked: list[tuple[str, Asked]], options: argparse.Namespace
 ) -> None:
     generator = Generator(run.model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
     trained = " " if isinstance(run.experiment.data, TaskConfig) else None
     count = COUNT if options.count is None else options.count
-    found = questions.score(generator, tokenizer, asked, count, options.by or (), trained)
-    rows = [[name, group, f"{value:.2f}", f"{size:,}"] for name, group, value, size in found]
+    found = score(generator, tokenizer, asked, count, options.by or (), trained)
+    rows = [[name, group, f"{percent:.2f}", f"{size:,}"] for name, group, percent, size in found]
     print(f"\nanswers written greedily, scores in %\n{text_table(['questions', 'group', 'score', 'number'], rows)}")
 
 

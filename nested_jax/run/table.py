@@ -72,7 +72,7 @@ def lay(comparison: Comparison, records: Sequence[Record]) -> Laid:
         rows = [
             (*ablation.cells(line), _again(comparison, row)) for row, line in zip(comparison.rows, changes, strict=True)
         ]
-        headings = (*ablation.HEADINGS, "command")
+        headings = (*ablation.headings(comparison), "command")
         drawn = [line for line in changes if line.published_change is not None or line.changes]
         panel = Panel(
             "change of the loss in %, left is better",

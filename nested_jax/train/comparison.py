@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nested_jax.data import TextConfig
+from nested_jax.evals.questions import Asked, QuestionsConfig
 from nested_jax.memory import Memory, networks
 from nested_jax.models import SIZES, AttentionConfig, MemoryConfig, ModelConfig, Size, family
 from nested_jax.train.experiment import Experiment
@@ -30,7 +31,8 @@ class Published:
       measured: column → the metric of a run that it is compared with, `set/score`, behind `PART:` where a row has parts
         that are trained apart. Columns without one are not measured.
       unit: a run's metrics times this are in the unit of the table.
-      base: in an ablation, the row that the others are compared with; then changes are compared, in the first column.
+      base: in an ablation, the row that the others are compared with: changes of the first column with changes of our
+        loss. Further columns stand beside.
       bases: in an ablation, row → another row that it is compared with here.
     """
 
@@ -154,10 +156,17 @@ def variant(rows: Mapping[str, Row], arg: str, parts: Collection[str] = ("",)) -
     return row, part, size
 
 
-def compare(rows: Mapping[str, Row], arg: str) -> Experiment:
-    """The experiment of a row, by `variant` and `training`; to be returned by a file's `get_config`."""
+def compare(rows: Mapping[str, Row], arg: str, asked: Mapping[str, Asked] | None = None) -> Experiment:
+    """The experiment of a row, by `variant` and `training`; to be returned by a file's `get_config`.
+
+    Args:
+      rows: of the table.
+      arg: `ROW@SIZE`.
+      asked: column → benchmark that fills it; asked at the papers' sizes alone, others have not read enough.
+    """
     row, _, size = variant(rows, arg)
-    return training(rows[row].model(size), size)
+    questions = QuestionsConfig(asked=() if size in ("tiny", "small") else tuple((asked or {}).items()))
+    return replace(training(rows[row].model(size), size), questions=questions)
 
 
 def shortened(experiment: Experiment) -> Experiment:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from nested_jax.data import FastaConfig, SeriesConfig, TaskConfig, TextConfig
 from nested_jax.data.dna import BASES
+from nested_jax.evals.questions import QuestionsConfig
 from nested_jax.evals.sampling import Sampling
 from nested_jax.models import AutoEncoderConfig, ForecasterConfig, ModelConfig
 from nested_jax.train.metrics import NAMES as WRITERS
@@ -69,6 +70,7 @@ class Experiment:
       keep: latest checkpoints that are kept, ≥ 1.
       zero_shot: folder of benchmarks in JSON lines that the trained model is scored on, see
         `nested_jax.evals.zero_shot`; None for none.
+      questions: of a text, what the trained model is asked, to be answered in words.
       writers: where metrics go besides metrics.jsonl: any of "tensorboard" and "wandb".
       sample: the text shown at the end.
     """
@@ -88,6 +90,7 @@ class Experiment:
     checkpoint_every: int = 100
     keep: int = 3
     zero_shot: str | None = None
+    questions: QuestionsConfig = field(default_factory=QuestionsConfig)
     writers: tuple[str, ...] = ()
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -105,6 +108,8 @@ class Experiment:
             )
         if isinstance(self.model, AutoEncoderConfig) and not isinstance(self.data, TaskConfig):
             raise ValueError("model must be no AutoEncoderConfig unless data is a TaskConfig: it reads what it tells")
+        if self.questions.asked and not isinstance(self.data, TextConfig):
+            raise ValueError("questions.asked must be empty unless data is a TextConfig: a task has tests of its own")
         if isinstance(self.data, SeriesConfig):
             symbols, what = 0, "–"
         elif isinstance(self.data, TaskConfig):
@@ -146,6 +151,7 @@ FREE = (
     "checkpoint_every",
     "keep",
     "zero_shot",
+    "questions",
     "writers",
     "sample",
 )

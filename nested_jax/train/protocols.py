@@ -1,12 +1,13 @@
 """How benchmarks train every model: sizes, steps and optimizers of their protocols, and small ones for a CPU."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from nested_jax.data import Task, TaskConfig
 from nested_jax.data.mad import baseline
 from nested_jax.data.mqar import MQAR
+from nested_jax.data.niah import Needles
 from nested_jax.data.question_task import QuestionTask
 from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import SIZES, AutoEncoderConfig, ModelConfig
@@ -126,6 +127,27 @@ def zero_shot_table(source: str, numbers: Mapping[str, tuple[float, ...]], *, av
         measured={name: name for name in columns},
         values={row: dict(zip(columns, line, strict=True)) for row, line in numbers.items()},
     )
+
+
+def needles(columns: Iterable[str], **tasks: Callable[..., Needles]) -> dict[str, Needles]:
+    """The benchmarks behind columns that are named `TASK/LENGTH`; columns of other tasks are left out.
+
+    Args:
+      columns: of a table.
+      tasks: what a name stands for, functions of `nested_jax.data.niah`.
+
+    Example:
+      >>> from nested_jax.data.niah import single_1
+      >>> found = needles(("pk/2048", "average"), pk=single_1)
+      >>> list(found), found["pk/2048"].length
+      (['pk/2048'], 2048)
+    """
+    found = {}
+    for column in columns:
+        task, _, length = column.partition("/")
+        if task in tasks:
+            found[column] = tasks[task](length=int(length))
+    return found
 
 
 def mad(rows: Mapping[str, Row], arg: str) -> Experiment:

@@ -14,6 +14,8 @@ from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import Generator
 from nested_jax.evals.likelihood import Likelihood
+from nested_jax.evals.questions import CHUNK, check, score
+from nested_jax.evals.sampling import Sampling
 from nested_jax.evals.zero_shot import columns, files, table_columns, zero_shot
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.multiprocess import alone, share
@@ -38,7 +40,7 @@ class TextProblem:
         model: nn.Module,
         say: Callable[[str], None],
     ):
-        self._experiment, self._model, self._data = experiment, model, data
+        self._experiment, self._model, self._data, self._say = experiment, model, data, say
         self._text = text = data.read(say)
         if experiment.model.vocab_size < text.tokenizer.vocab_size:
             raise ValueError(
@@ -47,6 +49,7 @@ class TextProblem:
             )
         if experiment.zero_shot is not None:
             files(experiment.zero_shot)  # what is missing is said before training, not after
+        check(experiment.questions, text.tokenizer, experiment.model)
         try:
             self._prompt = text.tokenizer.encode(experiment.sample.prompt).tolist()
         except ValueError as error:
@@ -78,7 +81,7 @@ class TextProblem:
             most = max(round(most / text.bytes_per_token), self._data.sequence_length + 1)
         bits, scored = self._scorer(params, None, most)
         with alone(params, make_mesh(experiment.mesh)) as own:
-            scores, sample = self._zero_shot(own), self._sample(own)
+            scores, sample = {**self._zero_shot(own), **self._questions(own)}, self._sample(own)
         unit = "bytes" if plain else f"tokens ({text.bytes_per_token:.3f} bytes each)"
         baselines: Mapping[str, float] = {}
         if plain and not self._data.packed:
@@ -101,6 +104,21 @@ class TextProblem:
             return {}
         found = columns(zero_shot(Likelihood(self._model, params, self._text.tokenizer), folder))
         return {column: found[heading] for column, heading in table_columns().items() if heading in found}
+
+    def _questions(self, params: Any) -> dict[str, float]:
+        """Accuracies in percent, by the names of the benchmarks, and of several the mean."""
+        questions, tokenizer = self._experiment.questions, self._text.tokenizer
+        if not questions.asked:
+            return {}
+        generator = Generator(self._model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
+        scores = {}
+        for number, asked in enumerate(questions.sources.items(), 1):
+            found = score(generator, tokenizer, [asked], questions.count)[0]
+            scores[found.name] = found.percent
+            of = f"{number} of {len(questions.asked)}"
+            self._say(f"asked   {found.name}: {found.percent:.2f} % of {found.count:,} answers, {of}")
+        mean = {"questions/average": math.fsum(scores.values()) / len(scores)} if len(scores) > 1 else {}
+        return {**scores, **mean}
 
     def _sample(self, params: Any) -> str:
         sample, tokenizer = self._experiment.sample, self._text.tokenizer

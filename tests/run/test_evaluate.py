@@ -14,12 +14,14 @@ from nested_jax.data import FastaConfig, TaskConfig, TextConfig
 from nested_jax.data.dependencies import Programs
 from nested_jax.data.niah import single_1
 from nested_jax.data.question_task import QuestionTask, draw
+from nested_jax.data.recall_sets import RecallSet
 from nested_jax.data.tokenizers import Bytes, load
+from nested_jax.evals.questions import SEED
 from nested_jax.models import ModelConfig
 from nested_jax.run import commands, evaluate
 from nested_jax.run.commands import _Spelling, stops
 from nested_jax.run.main import main
-from nested_jax.run.questions import SEED, parse
+from nested_jax.run.questions import parse
 from nested_jax.train.experiment import Experiment, SampleConfig
 
 SURE = math.log(255)  # what it knows has probability 1/2, every other byte 1/510
@@ -237,9 +239,10 @@ def test_one_thing_at_a_time():
 
 
 def test_questions_are_read():
-    assert parse("niah:multi_query").source.queries == 4
-    assert parse("code,depths=(0,1),paths=(a,b),max_lines=9").source.paths == ("a", "b")
-    assert parse("babilong:qa3,length=0").source.task == "qa3"
+    assert parse("niah:multi_query").queries == 4
+    assert parse("code,depths=(0,1),paths=(a,b),max_lines=9").paths == ("a", "b")
+    assert parse("babilong:qa3,length=0").task == "qa3"
+    assert parse("recall:fda,path=here") == RecallSet(name="fda", path="here")
 
 
 @pytest.fixture

@@ -42,8 +42,9 @@ ABLATION = Comparison(
     {name: Row(name.upper(), "titans-lmm") for name in ("base", "better", "mixed", "worse", "other", "lost")},
     Published(
         source="a paper",
-        columns={"perplexity": "perplexity"},
-        values={row: {"perplexity": value} for row, value in PRINTED.items()},
+        columns={"perplexity": "perplexity", "accuracy": "accuracy in %"},
+        values={row: {"perplexity": value, "accuracy": 10 * value} for row, value in PRINTED.items()},
+        measured={"accuracy": "average"},
         base="base",
         bases={"other": "worse"},
     ),
@@ -82,7 +83,7 @@ def ablated():
         "other": (2.3, 2.4),
     }
     done = [
-        run(row, seed, metrics={"bits_per_byte": value})
+        run(row, seed, metrics={"bits_per_byte": value} | ({"average": 25.0 * value} if row == "worse" else {}))
         for row, values in bits.items()
         for seed, value in enumerate(values)
     ]
@@ -119,6 +120,9 @@ def test_signs_are_compared_seed_by_seed(ablated):
     assert lines["OTHER"].changes == pytest.approx((2.3 / 2.2 - 1, 2.4 / 2.3 - 1))
     assert lines["BETTER"].published_change == pytest.approx(-0.0457575)  # log 9 / log 10 − 1
     assert lines["LOST"].published is None
+    assert lines["BASE"].others == ((100, None),)
+    assert lines["WORSE"].others == ((10 * PRINTED["worse"], pytest.approx(56.25)),)
+    assert lines["LOST"].others == ((None, None),)
 
 
 def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
@@ -133,6 +137,8 @@ def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
     assert rows["BETTER"]["change, median"] == "-4.88 %"
     assert rows["BETTER"]["range"] == "-5.00 % to -4.76 %"
     assert rows["LOST"]["seeds"] == "0, 1 diverged"
+    further = {title: row["accuracy in % (here)"] for title, row in rows.items()}
+    assert (further["BASE"], further["WORSE"]) == ("100 (–)", f"{10 * PRINTED['worse']:g} (56.25)")
     assert rows["LOST"]["command"] == "python -m nested_jax sweep experiments/titans/table5.py:tiny --rows=lost"
     assert (tmp_path / "table.md").read_text().count("| ") > 20
     assert (tmp_path / "table.png").stat().st_size > 5000

@@ -12,8 +12,11 @@ import pytest
 from flax import linen as nn
 
 from nested_jax.data import FastaConfig, TaskConfig, TextConfig, example_batches, examples, load_text
+from nested_jax.data.niah import single_1
+from nested_jax.data.recall_sets import RecallSet
 from nested_jax.evals import zero_shot
 from nested_jax.evals.bits_per_byte import nats
+from nested_jax.evals.questions import QuestionsConfig
 from nested_jax.models import AutoEncoderConfig, MemoryConfig, ModelConfig, build
 from nested_jax.models.language_model import at
 from nested_jax.train import text_problem
@@ -189,7 +192,7 @@ def test_a_model_of_too_few_symbols_is_named(experiment):
 class Follows(nn.Module):
     """Has the calls of `LanguageModel`; answers with a learned map of the symbol itself."""
 
-    config = SimpleNamespace(chunk_size=4, vocab_size=256, dtype="float32")
+    config = SimpleNamespace(chunk_size=4, vocab_size=256, dtype="float32", kinds=())
 
     def setup(self):
         self.table = nn.Embed(256, 256)
@@ -248,6 +251,33 @@ def test_zero_shot_columns_end_a_run_and_missing_files_are_named_before_it(tmp_p
     assert list(report.metrics) == ["bits_per_byte", *zero_shot.table_columns()]
     assert report.metrics["piqa/acc"] == report.metrics["average"] == 25
     assert report.metrics["lambada/perplexity"] == 0.25
+
+
+def test_questions_end_a_run_and_what_they_miss_is_said_before_it(tmp_path):
+    """After a space the model writes "ab ab", which answers one of two rows and no needle."""
+    (tmp_path / "ab.txt").write_text("ab " * 2000)
+    experiment = text_experiment(tmp_path, path=str(tmp_path / "ab.txt"), packed=False)
+    asked = (("swde", RecallSet(name="swde")), ("pk/512", single_1(length=512, answer_budget=9)))
+    experiment = dataclasses.replace(experiment, questions=QuestionsConfig(asked=asked, count=3))
+    with pytest.raises(
+        ValueError, match=r"questions\.asked, swde: path: .*with swde\.jsonl.*got None.*questions\.path"
+    ):
+        train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+    answers = [{"text": "Two letters:", "value": "B A"}, {"text": "Two others:", "value": "cd"}]
+    (tmp_path / "swde.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    placed = dataclasses.replace(experiment.questions, path=str(tmp_path))
+    experiment, lines = dataclasses.replace(experiment, questions=placed), []
+    report = train(experiment, tmp_path / "run", model=Follows(), say=lines.append)
+    assert "asked   swde: 50.00 % of 2 answers, 1 of 2" in lines
+    assert list(report.metrics) == ["bits_per_byte", "swde", "pk/512", "questions/average"]
+    assert list(report.metrics.values())[1:] == [50, 0, 25]
+
+
+def test_only_models_of_text_are_asked(tmp_path):
+    task = TaskConfig(task=Previous(vocab_size=256), batch_size=4)
+    questions = QuestionsConfig(asked=(("pk", single_1()),))
+    with pytest.raises(ValueError, match=r"questions\.asked must be empty unless data is a TextConfig"):
+        dataclasses.replace(text_experiment(tmp_path), data=task, questions=questions).validate()
 
 
 def test_a_prompt_that_cannot_be_spelled_is_named_before_training(tmp_path):
