@@ -5,8 +5,9 @@
     python -m nested_jax train --config=experiments/families.py:titans-mac@170m --config.data.path=FOLDER
 
 Variants are families (`nested_jax.models.FAMILIES`), each at a size: `tiny` (for tests), `small` (the default: 190k
-parameters, a minute on a CPU), `170m`, `340m`, `400m`, `760m` and `1.3b`, with the papers' hyperparameters
-(`nested_jax.train.comparison.training`). Differs from the papers at their sizes: bytes instead of tokens; bring a text.
+parameters, a minute on a CPU), `20m` (bytes on one GPU: minutes for attention, hours for Hope, never run yet), `170m`,
+`340m`, `400m`, `760m` and `1.3b`, with the papers' hyperparameters (`nested_jax.train.comparison.training`). Differs
+from the papers at their sizes: bytes instead of tokens; bring a text.
 """
 
 from nested_jax.models import FAMILIES

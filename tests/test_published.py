@@ -16,7 +16,7 @@ from nested_jax.data.recall_sets import RecallSet
 from nested_jax.evals.likelihood import context_limit
 from nested_jax.evals.zero_shot import TEMPLATES
 from nested_jax.models import SIZES, LanguageModel
-from nested_jax.train.comparison import Published
+from nested_jax.train.comparison import BUDGETS, Published
 
 ROOT = pathlib.Path(__file__).parent.parent / "experiments"
 FILES = [file.relative_to(ROOT) for file in sorted(ROOT.glob("*/*.py")) if "RESULT = " in file.read_text()]
@@ -99,7 +99,7 @@ def test_runs_of_a_papers_size_ask_for_the_columns_and_can(file):
                 assert source == RecallSet(name=name)
         if file != "titans/table5.py":
             assert [*asked, *loaded.RESULT.columns.keys() - asked.keys()] == list(loaded.RESULT.columns)
-        assert configs.load(f"{ROOT / file}:{row}@tiny").questions.asked == ()
+        assert all(configs.load(f"{ROOT / file}:{row}@{size}").questions.asked == () for size in BUDGETS)
     reported = {*asked, "questions/average"}
     assert {metric for metric in loaded.RESULT.measured.values() if metric != "average"} <= reported
     assert set(loaded.RESULT.measured) >= set(loaded.RESULT.columns) - {"perplexity"}

@@ -27,7 +27,8 @@ VOCABULARY = 32_000
 
 
 class Size(NamedTuple):
-    """A size of model: "tiny" for tests, "small" to compare families of equal parameters on a CPU, then the papers'.
+    """A size of model: "tiny" for tests, "small" to compare families of equal parameters on a CPU, "20m" on one GPU,
+    both of bytes, then the papers'.
 
     Attributes:
       layers: blocks.
@@ -59,6 +60,9 @@ class Size(NamedTuple):
 SIZES = {
     "tiny": Size(2, 32, 2, vocabulary=256, chunk=8, omega=3, window=32, large=8, key_dim=4, periods=(8, 4)),
     "small": Size(2, 64, 4, 1.9e5, vocabulary=256, chunk=16, omega=4, window=64, large=64, key_dim=4, periods=(64, 16)),
+    "20m": Size(
+        8, 384, 6, 20e6, vocabulary=256, chunk=32, omega=8, window=256, large=256, key_dim=8, periods=(256, 64, 16)
+    ),
     "170m": Size(12, 768, 16, 170e6),
     "340m": Size(24, 1024, 16, 340e6),
     "400m": Size(24, 1024, 16, 400e6),

@@ -16,7 +16,7 @@ from nested_jax.train.experiment import FREE
 ROWS_FILE = "rows.jsonl"
 PLACES = ("data.path", "data.cache", "data.task.path", "zero_shot", "questions.path")
 """Fields that say where something lies and not what is run: records with others of them are of the same table."""
-TIERS = {"tiny": "unit", "small": "small"}
+TIERS = {"tiny": "unit", "small": "small", "20m": "slot"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def tier(self) -> str:
-        """Of the budget: "unit" (seconds), "small" (minutes on a CPU) or "paper"."""
+        """Of the budget: "unit" (seconds), "small" (minutes on a CPU), "slot" (one GPU) or "paper"."""
         return TIERS.get(self.size, "paper")
 
     def spec(self, row: str, part: str = "") -> str:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from nested_jax.models import SIZES
 from nested_jax.run import ablation, records, score_table
 from nested_jax.run.comparison import ROWS_FILE, Comparison, load
 from nested_jax.run.main import main
@@ -227,6 +228,11 @@ def test_records_are_replaced_and_a_torn_line_is_left_out(tmp_path):
     file.write_text("{}\n" + whole)
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: expected a record of a run"):
         records.read(file)
+
+
+def test_a_size_has_a_tier():
+    tiers = {size: load(f"{FILE}:{size}").tier for size in SIZES}
+    assert tiers == {**dict.fromkeys(SIZES, "paper"), "tiny": "unit", "small": "small", "20m": "slot"}
 
 
 def test_nothing_run_says_so(tmp_path, capsys, monkeypatch):
