@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,12 +10,12 @@ from typing import Any
 
 from nested_jax import config as configs
 from nested_jax import description
-from nested_jax.run.records import Record, merged, read
+from nested_jax.run.records import SCORED_FROM, Record, merged, read
 from nested_jax.train.comparison import Published, Row, Sweep, variant
 from nested_jax.train.experiment import FREE
 
 ROWS_FILE = "rows.jsonl"
-PLACES = ("data.path", "data.cache", "data.task.path", "zero_shot", "questions.path")
+PLACES = ("data.path", "data.cache", "data.task.path", *SCORED_FROM)
 """Fields that say where something lies and not what is run: records with others of them are of the same table."""
 TIERS = {"tiny": "unit", "small": "small", "20m": "slot"}
 
@@ -103,6 +104,19 @@ class Comparison:
             if record.config and record.config != today[run]:
                 found.append(record)
         return found
+
+    def unscored(self, records: Iterable[Record]) -> list[Record]:
+        """Those that came to their end without a score that is asked for now."""
+
+        @functools.cache
+        def asked(row: str, part: str) -> frozenset[str]:
+            return frozenset(configs.load(self.spec(row, part), self.overrides).asked)
+
+        return [
+            record
+            for record in records
+            if not record.stopped and not asked(record.row, record.part) <= record.metrics.keys()
+        ]
 
     def _given(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Settings beside the sweep's grid, without places."""

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 import jax
 
 PACKAGES = ("jax", "flax", "optax")
+SCORED_FROM = ("zero_shot", "questions.path")
+"""Fields that say where something to score a trained model on lies: a run is the same with it and without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,17 @@ class Record:
     @property
     def key(self) -> tuple:
         """What a run is told from others by."""
-        return self.row, self.part, self.size, self.seed, tuple(sorted(self.settings.items()))
+        return self.row, self.part, self.size, self.seed, tuple(sorted(told(self.settings).items()))
+
+
+def told(settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings that runs are told from each other by.
+
+    Example:
+      >>> told({"steps": "7", "zero_shot": "benchmarks"})
+      {'steps': '7'}
+    """
+    return {field: value for field, value in settings.items() if field not in SCORED_FROM}
 
 
 def read(path: pathlib.Path) -> list[Record]:

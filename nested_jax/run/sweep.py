@@ -25,8 +25,9 @@ def sweep(
     """Runs a table, combination by combination of its grid and seed by seed: a part of it is a table with fewer.
 
     Every finished run is a line of `rows.jsonl`, and what has a line there or beside the experiment's file is not run
-    again, unless the experiment's config has changed since. A row that diverges is said to have, and the others go on;
-    an interruption ends the sweep, and the same command continues it.
+    again, unless the experiment's config has changed since. Where it lacks a score that is asked for now, it is scored
+    again by the checkpoint in its directory, and trained again where there is none. A row that diverges is said to
+    have, and the others go on; an interruption ends the sweep, and the same command continues it.
 
     Args:
       comparison: the table.
@@ -56,14 +57,17 @@ def sweep(
     file = workdir / ROWS_FILE
     recorded = comparison.records(workdir)
     older = {record.key for record in comparison.outdated(recorded)}
-    done = {record.key for record in recorded} - older
+    unscored = {record.key for record in comparison.unscored(recorded)} - older
+    done = {record.key for record in recorded} - older - unscored
     began, new = time.perf_counter(), 0
     for number, (row, part, seed, settings) in enumerate(runs, 1):
-        key = (row, part, comparison.size, seed, tuple(sorted(settings.items())))
+        key = (row, part, comparison.size, seed, tuple(sorted(records.told(settings).items())))
         if key in done:
             continue
         if key in older:
             print(f"{number}/{len(runs)}: recorded with another config of {comparison.name}; it is run again")
+        if key in unscored:
+            print(f"{number}/{len(runs)}: recorded without a score that is asked for")
         name = "/".join(filter(None, (row, part)))
         label = f"{number}/{len(runs)} {name}, seed {seed}"
         label += "".join(f", {field.split('.')[-1]} {value}" for field, value in settings.items())
@@ -130,11 +134,11 @@ def directory(row: str, part: str, seed: int, settings: Mapping[str, str]) -> st
       >>> directory("hope", "parity", 0, {"optimizer.learning_rate": "1e-3"})
       'hope-parity-learning_rate=1e-3-0'
     """
-    fields = [f"{field.split('.')[-1]}={value}" for field, value in settings.items()]
+    fields = [f"{field.split('.')[-1]}={value}" for field, value in records.told(settings).items()]
     name = "-".join([*filter(None, (row, part)), *fields, str(seed)])
     return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
 
 
 def _say(label: str, line: str) -> None:
-    if line.startswith("step"):
+    if line.startswith(("step", "asked")):
         print(f"{label}: {line}")

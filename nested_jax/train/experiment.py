@@ -7,6 +7,7 @@ from nested_jax.data import FastaConfig, SeriesConfig, TaskConfig, TextConfig
 from nested_jax.data.dna import BASES
 from nested_jax.evals.questions import QuestionsConfig
 from nested_jax.evals.sampling import Sampling
+from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import AutoEncoderConfig, ForecasterConfig, ModelConfig
 from nested_jax.train.metrics import NAMES as WRITERS
 from nested_jax.train.optimizer import OptimizerConfig
@@ -93,6 +94,12 @@ class Experiment:
     questions: QuestionsConfig = field(default_factory=QuestionsConfig)
     writers: tuple[str, ...] = ()
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Metrics that the end of a run has because `zero_shot` or `questions` ask for them."""
+        columns = () if self.zero_shot is None else table_columns()
+        return (*columns, *(name for name, _ in self.questions.asked))
 
     def validate(self) -> None:
         """Raises a `ValueError` that names the first field out of range."""

@@ -2,7 +2,8 @@
 
 A run lives in one directory, the workdir: `config.json`, `metrics.jsonl` (one line per step), `checkpoints/<step>`,
 and at the end `report.json` and `training.png`. Started again with the same config it goes on from the newest
-checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so.
+checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so, and if it is asked for
+scores that its report lacks, it is evaluated again.
 """
 
 import json
@@ -133,8 +134,13 @@ class Run:
         }
 
     def _finished(self) -> Report | None:
-        done = self.checkpoints.latest == self.experiment.steps
-        return Report.load(self.workdir / "report.json") if done else None
+        if self.checkpoints.latest != self.experiment.steps:
+            return None
+        report = Report.load(self.workdir / "report.json")
+        missing = [] if report is None else [name for name in self.experiment.asked if name not in report.metrics]
+        if missing:
+            self.say(f"{self.workdir} is finished, but its report lacks {', '.join(missing)}")
+        return None if missing else report
 
     def _train(self, interruption: Interruption) -> Report | None:
         experiment = self.experiment

@@ -320,6 +320,14 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().out
     calls.clear()
     monkeypatch.setattr(Fake, "interrupted", False)
+    scored = load(f"{FILE}:tiny", {"steps": "7", "zero_shot": "benchmarks"})
+    sweep(scored, tmp_path, (0,), ("lmm", "mal"))
+    assert [name for name, *_ in calls] == ["lmm-steps=7-0"]
+    assert "1/2: recorded without a score that is asked for" in capsys.readouterr().out
+    assert [dict(record.settings) for record in comparison.records(tmp_path) if record.key == done[0].key] == [
+        {"steps": "7", "zero_shot": "benchmarks"}
+    ]
+    calls.clear()
     monkeypatch.setattr(Comparison, "digest", lambda self, row, part, settings: f"{row} as changed")
     sweep(comparison, tmp_path, (0, 3), ("lmm",))
     assert [name for name, *_ in calls] == ["lmm-steps=7-0", "lmm-steps=7-3"]

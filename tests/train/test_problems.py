@@ -273,6 +273,22 @@ def test_questions_end_a_run_and_what_they_miss_is_said_before_it(tmp_path):
     assert list(report.metrics.values())[1:] == [50, 0, 25]
 
 
+def test_a_finished_run_that_is_asked_more_is_scored_again_and_not_trained_again(tmp_path):
+    (tmp_path / "ab.txt").write_text("ab " * 2000)
+    experiment = text_experiment(tmp_path, path=str(tmp_path / "ab.txt"), packed=False)
+    before, lines = train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None), []
+    (tmp_path / "fda.jsonl").write_text(json.dumps({"text": "Two letters:", "value": "AB A"}) + "\n")
+    questions = QuestionsConfig(asked=(("fda", RecallSet(name="fda")),), path=str(tmp_path))
+    asked = dataclasses.replace(experiment, questions=questions)
+    report = train(asked, tmp_path / "run", model=Follows(), say=lines.append)
+    assert f"{tmp_path / 'run'} is finished, but its report lacks fda" in lines
+    assert report.metrics == {**before.metrics, "fda": 100}
+    assert len(read(tmp_path / "run" / "metrics.jsonl")) == experiment.steps
+    for again in (asked, experiment):
+        assert train(again, tmp_path / "run", model=Follows(), say=lines.append) == report
+        assert "nothing to do" in lines[-2]
+
+
 def test_only_models_of_text_are_asked(tmp_path):
     task = TaskConfig(task=Previous(vocab_size=256), batch_size=4)
     questions = QuestionsConfig(asked=(("pk", single_1()),))
