@@ -10,12 +10,12 @@ from typing import Any
 
 from nested_jax import config as configs
 from nested_jax import description
-from nested_jax.run.records import SCORED_FROM, Record, merged, read
+from nested_jax.run.records import Record, merged, read, told
 from nested_jax.train.comparison import Published, Row, Sweep, variant
 from nested_jax.train.experiment import FREE
 
 ROWS_FILE = "rows.jsonl"
-PLACES = ("data.path", "data.cache", "data.task.path", *SCORED_FROM)
+PLACES = ("data.path", "data.cache", "data.task.path")
 """Fields that say where something lies and not what is run: records with others of them are of the same table."""
 TIERS = {"tiny": "unit", "small": "small", "20m": "slot"}
 
@@ -32,7 +32,7 @@ class Comparison:
       parts: what each row is trained on, one run each; ("",) where a row is one run.
       sweep: how the rows are run.
       overrides: fields of every config that the command line sets; records with other settings, those of the sweep's
-        grid aside, are not of this table.
+        grid and of how and where a run is run aside, are not of this table.
     """
 
     file: str
@@ -119,9 +119,9 @@ class Comparison:
         ]
 
     def _given(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """Settings beside the sweep's grid, without places."""
+        """Settings that make runs those of another table: not the sweep's grid, not places."""
         left_out = (*self.sweep.grid, *PLACES)
-        return {field: value for field, value in settings.items() if field not in left_out}
+        return {field: value for field, value in told(settings).items() if field not in left_out}
 
 
 def load(spec: str, overrides: Mapping[str, str] | None = None) -> Comparison:

@@ -264,11 +264,13 @@ def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> Non
     from nested_jax import config as configs
     from nested_jax.run import host
     from nested_jax.run.comparison import PLACES, load
+    from nested_jax.run.records import told
     from nested_jax.run.sweep import sweep
     from nested_jax.run.table import table
 
     comparison = load(options.config, overrides)
-    usual = default_workdir(options.config, {name: value for name, value in overrides.items() if name not in PLACES})
+    telling = {name: value for name, value in told(overrides).items() if name not in PLACES}
+    usual = default_workdir(options.config, telling)
     paper = pathlib.Path(comparison.file).parent.name  # another paper has a table of this number, too
     workdir = pathlib.Path(options.workdir or usual.with_name(f"{paper}-{usual.name}"))
     if options.command == "sweep":

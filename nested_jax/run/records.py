@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass, field
 
 import jax
 
+from nested_jax.train.experiment import FREE
+
 PACKAGES = ("jax", "flax", "optax")
-SCORED_FROM = ("zero_shot", "questions.path")
-"""Fields that say where something to score a trained model on lies: a run is the same with it and without."""
+NOT_TOLD = (*(set(FREE) - {"final_bytes", "questions"}), "questions.asked", "questions.path")
+"""Fields of a config that say how and where a run is run and scored, not what is trained and measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,14 @@ def told(settings: Mapping[str, str]) -> dict[str, str]:
     """The settings that runs are told from each other by.
 
     Example:
-      >>> told({"steps": "7", "zero_shot": "benchmarks"})
+      >>> told({"steps": "7", "mesh.data": "8", "zero_shot": "benchmarks"})
       {'steps': '7'}
     """
-    return {field: value for field, value in settings.items() if field not in SCORED_FROM}
+    return {
+        field: value
+        for field, value in settings.items()
+        if field not in NOT_TOLD and field.partition(".")[0] not in NOT_TOLD
+    }
 
 
 def read(path: pathlib.Path) -> list[Record]:

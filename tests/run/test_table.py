@@ -320,6 +320,11 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().out
     calls.clear()
     monkeypatch.setattr(Fake, "interrupted", False)
+    elsewhere = load(f"{FILE}:tiny", {"steps": "7", "mesh.data": "1", "log_every": "1", "questions.asked": "()"})
+    assert elsewhere.records(tmp_path) == comparison.records(tmp_path)
+    sweep(elsewhere, tmp_path, (0, 3), ("lmm", "mal"))
+    assert calls == []
+    assert load(f"{FILE}:tiny", {"steps": "7", "final_bytes": "90"}).records(tmp_path) == []
     scored = load(f"{FILE}:tiny", {"steps": "7", "zero_shot": "benchmarks"})
     sweep(scored, tmp_path, (0,), ("lmm", "mal"))
     assert [name for name, *_ in calls] == ["lmm-steps=7-0"]
