@@ -41,15 +41,15 @@ class TextProblem:
         say: Callable[[str], None],
     ):
         self._experiment, self._model, self._data, self._say = experiment, model, data, say
+        if experiment.zero_shot is not None:
+            files(experiment.zero_shot)  # what is missing is said before a text is prepared, let alone learned
+        check(experiment.questions, data.encoder(), experiment.model)
         self._text = text = data.read(say)
         if experiment.model.vocab_size < text.tokenizer.vocab_size:
             raise ValueError(
                 f"model.vocab_size: expected at least {text.tokenizer.vocab_size}, one per token of "
                 f"{text.tokenizer.name}, got {experiment.model.vocab_size}"
             )
-        if experiment.zero_shot is not None:
-            files(experiment.zero_shot)  # what is missing is said before training, not after
-        check(experiment.questions, text.tokenizer, experiment.model)
         try:
             self._prompt = text.tokenizer.encode(experiment.sample.prompt).tolist()
         except ValueError as error:

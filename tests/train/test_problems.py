@@ -259,6 +259,7 @@ def test_questions_end_a_run_and_what_they_miss_is_said_before_it(tmp_path):
     experiment = text_experiment(tmp_path, path=str(tmp_path / "ab.txt"), packed=False)
     asked = (("swde", RecallSet(name="swde")), ("pk/512", single_1(length=512, answer_budget=9)))
     experiment = dataclasses.replace(experiment, questions=QuestionsConfig(asked=asked, count=3))
+    unread = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, path="nowhere"))
     with pytest.raises(
         ValueError, match=r"questions\.asked, swde: path: .*with swde\.jsonl.*got None.*questions\.path"
     ):
