@@ -90,7 +90,8 @@ def test_columns_are_those_of_the_zero_shot_evaluation(file):
 def test_runs_of_a_papers_size_ask_for_the_columns_and_can(file):
     loaded = module(file)
     asked = dict(loaded.get_config("340m").questions.asked)
-    assert asked and all(loaded.get_config(size).questions.asked == () for size in BUDGETS)
+    assert asked
+    assert all(loaded.get_config(size).questions.asked == () for size in BUDGETS)
     limits = [context_limit(row.model("tiny")) or math.inf for row in loaded.ROWS.values()]
     for name, source in asked.items():
         if isinstance(source, Needles):

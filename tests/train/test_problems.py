@@ -263,7 +263,7 @@ def test_questions_end_a_run_and_what_they_miss_is_said_before_it(tmp_path):
     with pytest.raises(
         ValueError, match=r"questions\.asked, swde: path: .*with swde\.jsonl.*got None.*questions\.path"
     ):
-        train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+        train(unread, tmp_path / "run", model=Follows(), say=lambda _: None)
     answers = [{"text": "Two letters:", "value": "B A"}, {"text": "Two others:", "value": "cd"}]
     (tmp_path / "swde.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     placed = dataclasses.replace(experiment.questions, path=str(tmp_path))
