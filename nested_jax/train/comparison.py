@@ -192,6 +192,7 @@ def training(model: ModelConfig, size: str) -> Experiment:
       model: what is trained.
       size: one of `nested_jax.models.SIZES`, which is the budget's name, too.
     """
+    short = size in ("tiny", "small")
     if size == "tiny":
         steps, data = 20, TextConfig(sequence_length=32, batch_size=4, max_bytes=200_000)
     elif size == "small":
@@ -220,9 +221,9 @@ def training(model: ModelConfig, size: str) -> Experiment:
             ),
         ),
         steps=steps,
-        log_every=max(steps // 10, 1),
-        eval_every=0,
+        log_every=max(steps // 10, 1) if short else 50,
+        eval_every=0 if short else 1_000,
         final_bytes={"tiny": 4000, "small": 200_000, "20m": 2_000_000}.get(size),
-        checkpoint_every=max(steps // 4, 1) if size in ("tiny", "small") else 500,
+        checkpoint_every=max(steps // 4, 1) if short else 500,
         keep=1,
     )
