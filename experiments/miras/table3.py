@@ -12,7 +12,7 @@ of 32,000 tokens (`--config.data.tokenizer=tokenizer.json`), in the sweep's comm
 A run of a paper's size ends with the columns: 500 questions each by `nested_jax.data.niah`, 128 tokens written
 greedily, right if the value is in them. The essays are a file or folder,
 `--config.questions.path=PaulGrahamEssays.json` for RULER's; without it a run says, before it trains, where they come
-from. A model of "small" has read no prose and finds nothing: it is asked nothing, and its rows count as not run
+from. A model of "small" has read no prose and finds nothing: it is asked nothing, and its rows have no score
 (`experiments/synthetic/needles.py` trains small models to find needles).
 
 PK is pass-key (a number in one repeated line, `single_1`), N a number in essays (`single_2`), W a word or a uuid in

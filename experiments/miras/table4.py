@@ -14,7 +14,7 @@ Which size the paper's rows have is not printed, and Yaad's 53.98 is at no size 
 (45.94 at 340M, 52.42 at 760M, 56.29 at 1.3B). As the numbers are accuracies, the table compares scores and not losses.
 
 With `--config.zero_shot=FOLDER` a run ends with the accuracies, see `experiments/titans/table1.py`; without it, it
-reports bits per byte, and a row counts as not run.
+reports bits per byte, and a row has no score.
 
 Differs from the paper: as `experiments/miras/table2.py`. A δ that does not depend on the input is 0.5, where the gate
 starts (our choice; the paper says no value). "w/o l2" is the l1 error at all its sizes, without δ; "w/o l1" is the l2

@@ -16,7 +16,7 @@ A run of a paper's size ends with the columns: 500 questions each by `nested_jax
 column's name is a function there, the second one its length), 128 tokens written greedily, the share of values that are
 in them. The essays are a file or folder, `--config.questions.path=PaulGrahamEssays.json` for RULER's; without it a run
 says, before it trains, where they come from. A model of "small" has read no prose and finds nothing: it is asked
-nothing, and its rows count as not run.
+nothing, and its rows have no score.
 
 Attention over everything holds 16,384 tokens here, the longest haystack with its answer, in all sizes.
 

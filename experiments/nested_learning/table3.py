@@ -13,8 +13,8 @@ in the sweep's command line, too.
 A run of a paper's size ends with the columns, the cloze forms of the six sets (Arora et al., arXiv 2402.18668 and
 2407.05483; `nested_jax.data.recall_sets`): up to 48 tokens written greedily, to a line's end, right if a value is in
 them, whatever the case. The sets are JSON lines in a folder, `--config.questions.path=FOLDER`; without it a run says,
-before it trains, what they hold and where they come from. A model of "small" is asked nothing, and its rows count as
-not run.
+before it trains, what they hold and where they come from. A model of "small" is asked nothing, and its rows have
+no score.
 
 Differs from the paper at its own sizes: how long documents may be is not printed (here as long as they are, NQ's cut to
 2,048 tokens; attention of 4,096 tokens loses what is before them); else as `experiments/nested_learning/table2.py`,

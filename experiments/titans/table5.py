@@ -8,8 +8,9 @@ Variants are rows, each at a size: `mag` and `mag@small` (190k parameters on the
 by byte, a minute on a CPU), `mag@tiny` (for tests), `mag@400m` (the paper's size and hyperparameters; bring a text of
 15B tokens and a pod). All rows of a size have the same number of parameters to within 3 %, by the width of their
 feed-forward layers, and the same tokens in the same order. Runs of the paper's size also end with the needles of table
-2, whose mean the paper's long context is, and with `--config.zero_shot=FOLDER` with the accuracies of table 1, whose
-mean its reasoning is.
+2, whose mean the paper's long context is (`--config.questions.path=PaulGrahamEssays.json`, or
+`--config.questions.asked=()` for none), and with `--config.zero_shot=FOLDER` with the accuracies of table 1, whose mean
+its reasoning is.
 
 Measured at "small" (2026-11-25, three seeds, 300 steps of 1,024 bytes, 48 s each on one core of an AMD EPYC virtual
 machine; the runs are in `experiments/titans/table5.jsonl`, the table in `experiments/RESULTS.md`): without the short

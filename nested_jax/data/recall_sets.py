@@ -99,15 +99,18 @@ class RecallSet:
         try:
             row: dict[str, Any] = json.loads(line)
             if self.name in COMPLETED:
-                prompt, answers = row["text"].strip(), [row["value"].strip()]
+                parts, answers = [row["text"].strip()], [row["value"].strip()]
             else:
-                prompt = _asked(re.sub(ASKED[self.name].marks, "", row["context"]), row["question"].strip())
-                answers = [answer.strip() for answer in row["answers"]]
-            if not prompt or not answers or "" in answers:
-                raise ValueError("expected a prompt and answers that are not empty")
+                context = re.sub(ASKED[self.name].marks, "", row["context"])
+                parts, answers = [context.strip(), row["question"].strip()], row["answers"]
+                if not isinstance(answers, list):
+                    raise ValueError(f"answers: expected a list of texts, got {answers!r}")
+                answers = [answer.strip() for answer in answers]
+            if "" in parts or not answers or "" in answers:
+                raise ValueError("expected texts and answers that are not empty")
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"{place}: {error!r}; path: expected {self._layout()}") from error
-        return Question(prompt, tuple(answers), {"set": self.name})
+        return Question(parts[0] if len(parts) == 1 else _asked(*parts), tuple(answers), {"set": self.name})
 
     def _layout(self) -> str:
         completed = self.name in COMPLETED
@@ -121,7 +124,6 @@ class RecallSet:
 
 def _asked(context: str, question: str) -> str:
     """A document, ended by one full stop, and the sentence to complete, which is taken from the document's end."""
-    context = context.strip()
-    while question and context.lower().endswith(question.lower()):
+    while context.lower().endswith(question.lower()):
         context = context[: -len(question)].strip()
     return f"{context.strip('.')}. {question}"

@@ -24,6 +24,7 @@ from nested_jax.evals.answers import (
 from nested_jax.evals.generation import Generator
 from nested_jax.evals.likelihood import context_limit
 from nested_jax.evals.question_answering import Scorer, answer
+from nested_jax.evals.zero_shot import table_columns
 
 COUNT = 500  # RULER's
 SEED = 42  # RULER's
@@ -52,8 +53,9 @@ class QuestionsConfig:
     def validate(self) -> None:
         """Raises a `ValueError` that names the first field out of range."""
         names = [name for name, _ in self.asked]
-        if len(set(names)) < len(names):
-            raise ValueError(f"asked: expected different names, got {names}")
+        taken = {"bits_per_byte", "questions/average", *table_columns()}
+        if len(set(names)) < len(names) or taken & set(names):
+            raise ValueError(f"asked: expected different names, none of {', '.join(sorted(taken))}; got {names}")
         if self.count is not None and self.count < 1:
             raise ValueError(f"count is a number of questions, at least 1; got {self.count}")
 
@@ -88,7 +90,7 @@ class Score(NamedTuple):
 
 
 def check(config: QuestionsConfig, tokenizer: Tokenizer, model: Any) -> None:
-    """Draws a question of each benchmark, so that what is missing is said before a model is trained, not after.
+    """Looks for what is missing, so that it is said before a model is trained, not after.
 
     Args:
       config: what will be asked.
@@ -96,18 +98,36 @@ def check(config: QuestionsConfig, tokenizer: Tokenizer, model: Any) -> None:
       model: its `ModelConfig`.
 
     Raises:
-      ValueError: if a file is missing, or a question that is not cut is longer than the model's context.
+      ValueError: if a file is missing or has a bad row, there cannot be so many questions, or questions and answers are
+        longer than the model's context.
     """
     limit = context_limit(model)
     for name, source in config.sources.items():
         try:
-            question = _draw(source, tokenizer, 1)[0]
-            needed = len(tokenizer.encode(question.prompt)) + _room(source, tokenizer, [question])
-            if limit is not None and needed > limit and not isinstance(source, RecallSet):
+            needed = _needed(source, tokenizer, config.count)
+            if limit is not None and needed > limit:
                 raise ValueError(f"expected at most {limit} tokens, the model's attention.max_length, got {needed}")
         except ValueError as error:
             hint = "questions.path says where files are; questions.asked=() asks nothing"
             raise ValueError(f"questions.asked, {name}: {error}. ({hint})") from error
+
+
+def _needed(source: Asked, tokenizer: Tokenizer, count: int | None) -> int:
+    """The most tokens of a question and its answer."""
+    if isinstance(source, Needles) and source.answer_budget:
+        _draw(source, tokenizer, 1)  # no question is longer than the others may be, and to draw all takes long
+        return source.length
+    questions = _draw(source, tokenizer, count)
+    between = separator(tokenizer)
+    room = _room(source, tokenizer, questions, between)
+    if isinstance(source, RecallSet):
+        return room + 1  # prompts are cut
+    return max(len(tokenizer.encode(question.prompt + between)) for question in questions) + room
+
+
+def separator(tokenizer: Tokenizer) -> str:
+    """What stands between prompt and answer: a space where tokens are bytes; subword tokens hold their own."""
+    return " " if isinstance(tokenizer, Bytes) else ""
 
 
 def score(
@@ -116,13 +136,13 @@ def score(
     asked: Sequence[tuple[str, Asked]],
     count: int | None,
     by: Sequence[str] = (),
-    separator: str | None = None,
+    between: str | None = None,
 ) -> list[Score]:
     """Lets a model answer questions greedily and scores what it writes.
 
-    A model may write as many tokens as the benchmark leaves for the answer; where it does not say, those of the longest
-    answer and `MORE` (our choice). Prompts of a `RecallSet` that do not fit into the context lose their beginning, as
-    in lm-evaluation-harness; their answers end with the line.
+    A model may write as many tokens as the benchmark leaves for the answer, a space before it included; where it does
+    not say, those of the longest answer and `MORE` (our choice). Prompts of a `RecallSet` that do not fit into the
+    context lose their beginning, as in lm-evaluation-harness; their answers end with the line.
 
     Args:
       generator: with a temperature of 0.
@@ -131,8 +151,7 @@ def score(
       count: questions of each, at least 1, drawn from `SEED`, or the first rows of a `RecallSet`; None for all rows of
         a `RecallSet`, of any other benchmark for `COUNT`.
       by: names in the questions' `about` whose values make groups with means of their own.
-      separator: between prompt and answer, see `question_answering.answer`; None for a space where tokens are bytes,
-        else for none.
+      between: stands between prompt and answer, see `question_answering.answer`; None for that of `separator`.
 
     Returns:
       For each benchmark the score of all its questions, then those of its groups.
@@ -140,8 +159,7 @@ def score(
     Raises:
       ValueError: if there cannot be so many questions, they have no such values, or they do not fit into the context.
     """
-    if separator is None:
-        separator = " " if isinstance(tokenizer, Bytes) else ""
+    between = separator(tokenizer) if between is None else between
     found = []
     for name, source in asked:
         questions = _draw(source, tokenizer, count)
@@ -152,9 +170,9 @@ def score(
             tokenizer,
             questions,
             scorer(source),
-            _room(source, tokenizer, questions),
+            _room(source, tokenizer, questions, between),
             stop=("\n",) if file else (),
-            separator=separator,
+            separator=between,
             cut=file,
         )
         found.append(_mean(name, "", [each.score for each in answers]))
@@ -187,12 +205,12 @@ def _draw(source: Asked, tokenizer: Tokenizer, count: int | None) -> list[Questi
     return draw(source, tokenizer, COUNT if count is None else count, SEED)
 
 
-def _room(source: Asked, tokenizer: Tokenizer, questions: Sequence[Question]) -> int:
+def _room(source: Asked, tokenizer: Tokenizer, questions: Sequence[Question], between: str) -> int:
     """The most tokens of an answer."""
     if isinstance(source, RecallSet):
         return ANSWER_TOKENS
     if isinstance(source, Needles | VariableTracking) and source.answer_budget:
-        return source.answer_budget
+        return max(source.answer_budget - len(tokenizer.encode(between)), 1)
     return max(len(tokenizer.encode(" ".join(question.answers))) for question in questions) + MORE
 
 

@@ -25,7 +25,7 @@ from nested_jax.train.report import excerpt
 from nested_jax.train.report import table as report_table
 
 SPAN = 100_000
-COUNT = 100
+FEW = 100
 _NEEDS = {"limit": "zero_shot", "tasks": "zero_shot", "count": "questions", "by": "questions"}
 
 
@@ -100,7 +100,7 @@ def _questions(
 ) -> None:
     generator = Generator(run.model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
     trained = " " if isinstance(run.experiment.data, TaskConfig) else None
-    count = COUNT if options.count is None else options.count
+    count = FEW if options.count is None else options.count
     found = score(generator, tokenizer, asked, count, options.by or (), trained)
     rows = [[name, group, f"{percent:.2f}", f"{size:,}"] for name, group, percent, size in found]
     print(f"\nanswers written greedily, scores in %\n{text_table(['questions', 'group', 'score', 'number'], rows)}")

@@ -75,7 +75,12 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--tasks", type=_names, metavar="TASK,...", help="benchmarks of the folder (default: all)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="rows of each benchmark (default: all)")
-    evaluate.add_argument("--count", type=int, metavar="N", help="questions of each kind (default: 100)")
+    evaluate.add_argument(
+        "--count",
+        type=int,
+        metavar="N",
+        help="questions of each kind, or the first rows of a recall set (default: 100)",
+    )
     evaluate.add_argument("--by", type=_names, metavar="FIELD,...", help="scores by depth, distance, hops, ..., too")
 
     generate = command("generate", "let a trained model continue a prompt", workdir=True)

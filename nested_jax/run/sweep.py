@@ -1,5 +1,6 @@
 """`sweep`: every row of a table with every seed, each in a directory of its own; what is finished is not run again."""
 
+import dataclasses
 import pathlib
 import shlex
 import time
@@ -58,7 +59,8 @@ def sweep(
     recorded = comparison.records(workdir)
     older = {record.key for record in comparison.outdated(recorded)}
     unscored = {record.key for record in comparison.unscored(recorded)} - older
-    done = {record.key for record in recorded} - older - unscored
+    known = {record.key: record for record in recorded}
+    done = known.keys() - older - unscored
     began, new = time.perf_counter(), 0
     for number, (row, part, seed, settings) in enumerate(runs, 1):
         key = (row, part, comparison.size, seed, tuple(sorted(records.told(settings).items())))
@@ -71,8 +73,11 @@ def sweep(
         name = "/".join(filter(None, (row, part)))
         label = f"{number}/{len(runs)} {name}, seed {seed}"
         label += "".join(f", {field.split('.')[-1]} {value}" for field, value in settings.items())
-        record, interrupted = _run(comparison, (row, part, seed, settings), workdir, label)
+        record, interrupted, trained = _run(comparison, (row, part, seed, settings), workdir, label)
         if record is not None:
+            if key in known and not trained:
+                new_scores = {"metrics": record.metrics, "settings": settings, "command": record.command}
+                record = dataclasses.replace(known[key], **new_scores)
             workdir.mkdir(parents=True, exist_ok=True)
             records.append(file, record)
         if record is None or interrupted:
@@ -86,8 +91,8 @@ def sweep(
 
 def _run(
     comparison: Comparison, run: tuple[str, str, int, Mapping[str, str]], workdir: pathlib.Path, label: str
-) -> tuple[Record | None, bool]:
-    """The record of a run, None if it can be continued, and whether it was asked to stop."""
+) -> tuple[Record | None, bool, bool]:
+    """The record of a run, None if it can be continued; whether it was asked to stop; whether it made an update."""
     row, part, seed, settings = run
     spec = comparison.spec(row, part)
     given = {"seed": str(seed), "data.seed": str(seed), **settings}
@@ -102,7 +107,7 @@ def _run(
     except TrainingStopped as error:
         stopped = str(error).replace(str(workdir), "WORKDIR")
     if report is None and not stopped:
-        return None, True
+        return None, True, run_here.trained
     flags = "".join(f" --config.{field}={shlex.quote(value)}" for field, value in given.items())
     record = Record(
         row=row,
@@ -124,17 +129,18 @@ def _run(
         date=records.today(),
         command=f"python -m nested_jax train {comparison.shown(row, part)}{flags}",
     )
-    return record, run_here.interrupted
+    return record, run_here.interrupted, run_here.trained
 
 
 def directory(row: str, part: str, seed: int, settings: Mapping[str, str]) -> str:
-    """The name of a run's directory.
+    """The name of a run's directory, from what is trained.
 
     Example:
       >>> directory("hope", "parity", 0, {"optimizer.learning_rate": "1e-3"})
       'hope-parity-learning_rate=1e-3-0'
     """
-    fields = [f"{field.split('.')[-1]}={value}" for field, value in records.told(settings).items()]
+    trained = {field: value for field, value in records.told(settings).items() if not field.startswith("questions.")}
+    fields = [f"{field.split('.')[-1]}={value}" for field, value in trained.items()]
     name = "-".join([*filter(None, (row, part)), *fields, str(seed)])
     return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
 

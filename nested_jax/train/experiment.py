@@ -115,8 +115,12 @@ class Experiment:
             )
         if isinstance(self.model, AutoEncoderConfig) and not isinstance(self.data, TaskConfig):
             raise ValueError("model must be no AutoEncoderConfig unless data is a TaskConfig: it reads what it tells")
-        if self.questions.asked and not isinstance(self.data, TextConfig):
-            raise ValueError("questions.asked must be empty unless data is a TextConfig: a task has tests of its own")
+        if self.asked and not isinstance(self.data, TextConfig):
+            raise ValueError(
+                "zero_shot and questions.asked are for a TextConfig alone, other data have tests of their own; "
+                f"got {self.zero_shot!r} and {[name for name, _ in self.questions.asked]} with a "
+                f"{type(self.data).__name__}"
+            )
         if isinstance(self.data, SeriesConfig):
             symbols, what = 0, "–"
         elif isinstance(self.data, TaskConfig):

@@ -40,7 +40,7 @@ class Interruption:
         if number == signal.SIGINT and self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
-        os.write(2, f"{self.received}: finishing the step under way, then saving\n".encode())
+        os.write(2, f"{self.received}: finishing what is under way, then stopping\n".encode())
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if self._forwarded:

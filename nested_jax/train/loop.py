@@ -3,9 +3,10 @@
 A run lives in one directory, the workdir: `config.json`, `metrics.jsonl` (one line per step), `checkpoints/<step>`,
 and at the end `report.json` and `training.png`. Started again with the same config it goes on from the newest
 checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so, and if it is asked for
-scores that its report lacks, it is evaluated again.
+scores that it does not have (`train.scoring`), it is evaluated again.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -18,11 +19,13 @@ from flax import linen as nn
 
 from nested_jax import config as configs
 from nested_jax import description
+from nested_jax.data import TextConfig
+from nested_jax.train import scoring
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
 from nested_jax.train.interruption import Interruption
 from nested_jax.train.metrics import Writers, open_writers
-from nested_jax.train.multiprocess import check_same, check_shared, first, from_first, own_copy
+from nested_jax.train.multiprocess import alone, check_same, check_shared, first, from_first, own_copy
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.picture import draw
 from nested_jax.train.problems import Problem, open_model, open_problem, validation_names
@@ -49,6 +52,7 @@ class Run:
 
     Attributes:
       interrupted: whether a signal asked `train` to stop, be it too late for that.
+      trained: whether `train` made an update.
 
     Raises:
       ValueError: if the config is out of range.
@@ -67,7 +71,7 @@ class Run:
         self.workdir = pathlib.Path(workdir)
         self.model = open_model(experiment) if model is None else model
         self.say = from_first(say)
-        self.interrupted = False
+        self.interrupted = self.trained = False
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", experiment.keep)
         self.description = json.loads(json.dumps(description.to_dict(experiment)))
 
@@ -137,10 +141,10 @@ class Run:
         if self.checkpoints.latest != self.experiment.steps:
             return None
         report = Report.load(self.workdir / "report.json")
-        missing = [] if report is None else [name for name in self.experiment.asked if name not in report.metrics]
-        if missing:
-            self.say(f"{self.workdir} is finished, but its report lacks {', '.join(missing)}")
-        return None if missing else report
+        lacking = [] if report is None else scoring.missing(self.experiment, self.workdir)
+        if lacking:
+            self.say(f"{self.workdir} is finished, but was not asked for {', '.join(lacking)}")
+        return None if lacking else report
 
     def _train(self, interruption: Interruption) -> Report | None:
         experiment = self.experiment
@@ -166,6 +170,7 @@ class Run:
             problem.batches.set_state(position)
             self.say(f"continuing from step {latest} of {experiment.steps}")
         done = latest or 0
+        self.trained = done < experiment.steps
         self._open_workdir()
         writers = Writers(())
         if first():
@@ -179,7 +184,7 @@ class Run:
             writers.close()
         if state is None:
             return None
-        return self._report(state, problem, parameters)
+        return self._report(state, problem, parameters, interruption)
 
     def _given(self, placed: TrainState) -> Any:
         """The parameters of the run that this one begins with; None where it begins anew."""
@@ -199,15 +204,39 @@ class Run:
             temporary.replace(self.workdir / "config.json")
         check_shared(self.workdir / "config.json")
 
-    def _report(self, state: TrainState, problem: Problem, parameters: int) -> Report:
+    def _report(
+        self, state: TrainState, problem: Problem, parameters: int, interruption: Interruption
+    ) -> Report | None:
         self.say("evaluating")
         report = problem.report(state.params, parameters)
+        if not self._score(state.params, interruption):
+            self.say(f"{interruption.received}: stopped between two scores; the same command goes on with the next")
+            return None
+        report = dataclasses.replace(
+            report, metrics={**report.metrics, **scoring.metrics(self.experiment, self.workdir)}
+        )
         files = self.files()
         if first():
             draw(files["metrics"], files["picture"], {**report.baselines})
             report.save(self.workdir / "report.json")
         self.say(show(report, files))
         return report
+
+    def _score(self, params: Any, interruption: Interruption) -> bool:
+        """Scores what the experiment asks for beside its own data; False if a signal came in between."""
+        data, mesh = self.experiment.data, make_mesh(self.experiment.mesh)
+        if not isinstance(data, TextConfig) or not scoring.missing(self.experiment, self.workdir):
+            return True
+        with alone(params, mesh) as own:
+            return scoring.run(
+                self.experiment,
+                self.model,
+                data.encoder(),
+                own,
+                self.workdir,
+                self.say,
+                lambda: interruption.received is not None,
+            )
 
 
 class _Updates:

@@ -13,10 +13,8 @@ from nested_jax.data import Bytes, PackedRows, Text, TextConfig, batches, packed
 from nested_jax.evals.baselines import baseline_table
 from nested_jax.evals.bits_per_byte import score_windows, window_scorer
 from nested_jax.evals.generation import Generator
-from nested_jax.evals.likelihood import Likelihood
-from nested_jax.evals.questions import CHUNK, check, score
-from nested_jax.evals.sampling import Sampling
-from nested_jax.evals.zero_shot import columns, files, table_columns, zero_shot
+from nested_jax.evals.questions import check
+from nested_jax.evals.zero_shot import files
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.multiprocess import alone, share
 from nested_jax.train.report import Report, excerpt
@@ -40,7 +38,7 @@ class TextProblem:
         model: nn.Module,
         say: Callable[[str], None],
     ):
-        self._experiment, self._model, self._data, self._say = experiment, model, data, say
+        self._experiment, self._model, self._data = experiment, model, data
         if experiment.zero_shot is not None:
             files(experiment.zero_shot)  # what is missing is said before a text is prepared, let alone learned
         check(experiment.questions, data.encoder(), experiment.model)
@@ -81,7 +79,7 @@ class TextProblem:
             most = max(round(most / text.bytes_per_token), self._data.sequence_length + 1)
         bits, scored = self._scorer(params, None, most)
         with alone(params, make_mesh(experiment.mesh)) as own:
-            scores, sample = {**self._zero_shot(own), **self._questions(own)}, self._sample(own)
+            sample = self._sample(own)
         unit = "bytes" if plain else f"tokens ({text.bytes_per_token:.3f} bytes each)"
         baselines: Mapping[str, float] = {}
         if plain and not self._data.packed:
@@ -90,35 +88,12 @@ class TextProblem:
             steps=experiment.steps,
             tokens=self.tokens_per_step,
             parameters=parameters,
-            metrics={"bits_per_byte": bits, **scores},
+            metrics={"bits_per_byte": bits},
             scored=f"{scored:,} validation {unit} (context {self._data.sequence_length})",
             baselines=baselines,
             sample=sample,
             data=self.description,
         )
-
-    def _zero_shot(self, params: Any) -> dict[str, float]:
-        """What the papers' tables print, by column; accuracies in percent."""
-        folder = self._experiment.zero_shot
-        if folder is None:
-            return {}
-        found = columns(zero_shot(Likelihood(self._model, params, self._text.tokenizer), folder))
-        return {column: found[heading] for column, heading in table_columns().items() if heading in found}
-
-    def _questions(self, params: Any) -> dict[str, float]:
-        """Accuracies in percent, by the names of the benchmarks, and of several the mean."""
-        questions, tokenizer = self._experiment.questions, self._text.tokenizer
-        if not questions.asked:
-            return {}
-        generator = Generator(self._model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
-        scores = {}
-        for number, asked in enumerate(questions.sources.items(), 1):
-            found = score(generator, tokenizer, [asked], questions.count)[0]
-            scores[found.name] = found.percent
-            of = f"{number} of {len(questions.asked)}"
-            self._say(f"asked   {found.name}: {found.percent:.2f} % of {found.count:,} answers, {of}")
-        mean = {"questions/average": math.fsum(scores.values()) / len(scores)} if len(scores) > 1 else {}
-        return {**scores, **mean}
 
     def _sample(self, params: Any) -> str:
         sample, tokenizer = self._experiment.sample, self._text.tokenizer

@@ -53,7 +53,8 @@ def test_rows_are_the_first_ones_and_blank_lines_are_none(tmp_path):
     ("line", "said"),
     [
         ('{"text": "a"}', "KeyError('value')"),
-        ('{"text": "a", "value": " "}', "expected a prompt and answers that are not empty"),
+        ('{"text": "a", "value": " "}', "expected texts and answers that are not empty"),
+        ('{"text": " ", "value": "a"}', "expected texts and answers that are not empty"),
         ('{"text": "a", "value": 3}', "AttributeError"),
         ("[]", "TypeError"),
         ("{", "JSONDecodeError"),
@@ -65,6 +66,23 @@ def test_a_bad_row_is_named_with_its_line(line, said, tmp_path):
         ValueError, match=r'swde\.jsonl, line 2: .*expected a folder with swde\.jsonl, of lines \{"text"'
     ) as error:
         RecallSet(name="swde", path=tmp_path).questions()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"answers": "Paris"}, "answers: expected a list of texts, got 'Paris'"),
+        ({"answers": []}, "expected texts and answers that are not empty"),
+        ({"answers": [""]}, "expected texts and answers that are not empty"),
+        ({"question": " "}, "expected texts and answers that are not empty"),
+        ({"context": ""}, "expected texts and answers that are not empty"),
+    ],
+)
+def test_a_bad_question_is_named(fields, said, tmp_path):
+    row = {"context": "It rained.", "question": "It was", "answers": ["wet"], **fields}
+    with pytest.raises(ValueError, match=r"nq\.jsonl, line 1: ") as error:
+        write(tmp_path, "nq", row).questions()
     assert said in str(error.value)
 
 

@@ -1,6 +1,7 @@
 """What is asked at the end of a run: where files are found, what a run may ask, and prompts that are too long."""
 
 import json
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -74,14 +75,34 @@ def test_what_is_missing_or_too_long_is_said_at_once(tmp_path):
     assert "background: expected the path of an essay haystack" in said(single_2(length=600))
     assert "no such file or folder: nowhere" in said(single_2(length=600), path="nowhere")
     assert "no nowhere/fda.jsonl" in said(RecallSet(name="fda"), path="nowhere")
-    free = ModelConfig(blocks=("lstm",))
-    check(QuestionsConfig(asked=(("pk", single_1(length=600)),)), Bytes(), free)
-    (tmp_path / "fda.jsonl").write_text(f"{json.dumps({'text': 'x' * 999, 'value': 'y'})}\n")
-    check(QuestionsConfig(asked=(("fda", RecallSet(name="fda")),), path=str(tmp_path)), Bytes(), SHORT)
+    (tmp_path / "fda.jsonl").write_text(f"{json.dumps({'text': 'x' * 999, 'value': 'y'})}\n{{}}\n")
+    assert "fda.jsonl, line 2: " in said(RecallSet(name="fda"), path=str(tmp_path))
+    check(QuestionsConfig(asked=(("fda", RecallSet(name="fda")),), count=1, path=str(tmp_path)), Bytes(), SHORT)
+    tight = ModelConfig(blocks=("attention",), attention=AttentionConfig(max_length=48))
+    with pytest.raises(ValueError, match=r"expected at most 48 tokens, .*, got 49"):
+        check(QuestionsConfig(asked=(("fda", RecallSet(name="fda")),), count=1, path=str(tmp_path)), Bytes(), tight)
+
+
+@pytest.mark.parametrize("source", [single_1(length=600, answer_budget=60), Programs(depth=1, distractors=3)], ids=str)
+def test_what_passes_the_check_can_be_asked(source):
+    """The longest question and its answer, the space between them included, fill the context to the last token."""
+
+    def sized(length):
+        return ModelConfig(blocks=("attention",), attention=AttentionConfig(max_length=length))
+
+    config, count = QuestionsConfig(asked=(("name", source),), count=30), 30
+    with pytest.raises(ValueError, match=r"got \d+") as error:
+        check(config, Bytes(), sized(1))
+    needed = int(re.search(r"got (\d+)", str(error.value))[1])
+    check(config, Bytes(), sized(needed))
+    generator = Generator(Counts(sized(needed)), {}, Sampling(0), chunk=128)
+    assert score(generator, Bytes(), config.asked, count) == [("name", "", 0.0, count)]
 
 
 def test_names_and_numbers_are_checked():
-    with pytest.raises(ValueError, match=r"asked: expected different names, got \['a', 'a'\]"):
+    with pytest.raises(ValueError, match=r"asked: expected different names, none of .*; got \['a', 'a'\]"):
         QuestionsConfig(asked=(("a", single_1()), ("a", single_1()))).validate()
+    with pytest.raises(ValueError, match=r"asked: expected different names, none of .*; got \['bits_per_byte'\]"):
+        QuestionsConfig(asked=(("bits_per_byte", single_1()),)).validate()
     with pytest.raises(ValueError, match="count is a number of questions, at least 1; got 0"):
         QuestionsConfig(count=0).validate()

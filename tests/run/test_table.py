@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import SIZES
 from nested_jax.run import ablation, records, score_table
 from nested_jax.run.comparison import ROWS_FILE, Comparison, load
@@ -285,7 +286,7 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     calls = []
 
     class Fake:
-        interrupted = False
+        interrupted, trained, report = False, True, REPORT
 
         def __init__(self, experiment, place, say):
             self.experiment, self.place = experiment, place
@@ -294,7 +295,7 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
             calls.append((self.place.name, self.experiment.seed, self.experiment.data.seed, self.experiment.steps))
             if "mal" in self.place.name:
                 raise TrainingStopped("step 3: the loss is not finite")
-            return REPORT
+            return self.report
 
     monkeypatch.setattr("nested_jax.run.sweep.Run", Fake)
     comparison = load(f"{FILE}:tiny", {"steps": "7"})
@@ -325,13 +326,21 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     sweep(elsewhere, tmp_path, (0, 3), ("lmm", "mal"))
     assert calls == []
     assert load(f"{FILE}:tiny", {"steps": "7", "final_bytes": "90"}).records(tmp_path) == []
+    columns = {**REPORT.metrics, **dict.fromkeys(table_columns(), 1.0)}
+    monkeypatch.setattr(Fake, "report", dataclasses.replace(REPORT, metrics=columns))
+    monkeypatch.setattr(Fake, "trained", False)
+    monkeypatch.setattr(records, "device", lambda: "another")
     scored = load(f"{FILE}:tiny", {"steps": "7", "zero_shot": "benchmarks"})
     sweep(scored, tmp_path, (0,), ("lmm", "mal"))
     assert [name for name, *_ in calls] == ["lmm-steps=7-0"]
     assert "1/2: recorded without a score that is asked for" in capsys.readouterr().out
-    assert [dict(record.settings) for record in comparison.records(tmp_path) if record.key == done[0].key] == [
-        {"steps": "7", "zero_shot": "benchmarks"}
-    ]
+    (again,) = (record for record in comparison.records(tmp_path) if record.key == done[0].key)
+    assert (again.settings, again.metrics) == ({"steps": "7", "zero_shot": "benchmarks"}, columns)
+    assert (again.device, again.seconds) == (done[0].device, done[0].seconds) != ("another", again.seconds)
+    calls.clear()
+    sweep(scored, tmp_path, (0,), ("lmm", "mal"))
+    assert calls == []
+    monkeypatch.setattr(Fake, "trained", True)
     calls.clear()
     monkeypatch.setattr(Comparison, "digest", lambda self, row, part, settings: f"{row} as changed")
     sweep(comparison, tmp_path, (0, 3), ("lmm",))

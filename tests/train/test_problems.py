@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -19,7 +20,7 @@ from nested_jax.evals.bits_per_byte import nats
 from nested_jax.evals.questions import QuestionsConfig
 from nested_jax.models import AutoEncoderConfig, MemoryConfig, ModelConfig, build
 from nested_jax.models.language_model import at
-from nested_jax.train import text_problem
+from nested_jax.train import scoring
 from nested_jax.train.experiment import Experiment, SampleConfig
 from nested_jax.train.loop import train
 from nested_jax.train.metrics import read
@@ -245,9 +246,19 @@ def test_zero_shot_columns_end_a_run_and_missing_files_are_named_before_it(tmp_p
     for task in zero_shot.TEMPLATES:
         (tmp_path / f"{task}.jsonl").touch()
     found = {task: dict.fromkeys(template.columns.values(), 0.25) for task, template in zero_shot.TEMPLATES.items()}
-    monkeypatch.setattr(text_problem, "Likelihood", lambda *_: None)
-    monkeypatch.setattr(text_problem, "zero_shot", lambda likelihood, folder: found)
+    asked = []
+
+    def score(likelihood, folder, tasks):
+        asked.extend(tasks)
+        if asked == ["wikitext", "lambada", "piqa"]:
+            signal.raise_signal(signal.SIGTERM)
+        return {task: found[task] for task in tasks}
+
+    monkeypatch.setattr(scoring, "Likelihood", lambda *_: None)
+    monkeypatch.setattr(scoring, "zero_shot", score)
+    assert train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None) is None
     report = train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+    assert asked == [*zero_shot.TEMPLATES]
     assert list(report.metrics) == ["bits_per_byte", *zero_shot.table_columns()]
     assert report.metrics["piqa/acc"] == report.metrics["average"] == 25
     assert report.metrics["lambada/perplexity"] == 0.25
@@ -269,31 +280,41 @@ def test_questions_end_a_run_and_what_they_miss_is_said_before_it(tmp_path):
     placed = dataclasses.replace(experiment.questions, path=str(tmp_path))
     experiment, lines = dataclasses.replace(experiment, questions=placed), []
     report = train(experiment, tmp_path / "run", model=Follows(), say=lines.append)
-    assert "asked   swde: 50.00 % of 2 answers, 1 of 2" in lines
+    assert "asked   swde 50.00; 1 of 2" in lines
     assert list(report.metrics) == ["bits_per_byte", "swde", "pk/512", "questions/average"]
     assert list(report.metrics.values())[1:] == [50, 0, 25]
 
 
-def test_a_finished_run_that_is_asked_more_is_scored_again_and_not_trained_again(tmp_path):
+def test_a_finished_run_that_is_asked_more_is_scored_on_that_and_not_trained_again(tmp_path):
     (tmp_path / "ab.txt").write_text("ab " * 2000)
     experiment = text_experiment(tmp_path, path=str(tmp_path / "ab.txt"), packed=False)
-    before, lines = train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None), []
-    (tmp_path / "fda.jsonl").write_text(json.dumps({"text": "Two letters:", "value": "AB A"}) + "\n")
-    questions = QuestionsConfig(asked=(("fda", RecallSet(name="fda")),), path=str(tmp_path))
-    asked = dataclasses.replace(experiment, questions=questions)
-    report = train(asked, tmp_path / "run", model=Follows(), say=lines.append)
-    assert f"{tmp_path / 'run'} is finished, but its report lacks fda" in lines
-    assert report.metrics == {**before.metrics, "fda": 100}
+    before = train(experiment, tmp_path / "run", model=Follows(), say=lambda _: None)
+    for name, answers in {"fda": ("AB A", "cd"), "swde": ("b a",)}.items():
+        rows = [{"text": "Two letters:", "value": answer} for answer in answers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def asked(*names, count=None):
+        sets = tuple((name, RecallSet(name=name)) for name in names)
+        questions = QuestionsConfig(asked=sets, count=count, path=str(tmp_path))
+        lines, given = [], dataclasses.replace(experiment, questions=questions)
+        report = train(given, tmp_path / "run", model=Follows(), say=lines.append)
+        return {name: report.metrics[name] for name in report.metrics.keys() - before.metrics.keys()}, lines
+
+    found, lines = asked("fda", count=1)
+    assert found == {"fda": 100}
+    assert f"{tmp_path / 'run'} is finished, but was not asked for fda" in lines
+    found, lines = asked("swde", count=1)
+    assert found == {"fda": 100, "swde": 100}
+    assert [line for line in lines if line.startswith("asked")] == ["asked   swde 100.00; 1 of 1"]
+    assert asked("fda", "swde", count=1)[1][0].endswith("For a new run give another --workdir.")
+    assert asked("fda", "swde")[0] == {"fda": 50, "swde": 100, "questions/average": 75}
     assert len(read(tmp_path / "run" / "metrics.jsonl")) == experiment.steps
-    for again in (asked, experiment):
-        assert train(again, tmp_path / "run", model=Follows(), say=lines.append) == report
-        assert "nothing to do" in lines[-2]
 
 
 def test_only_models_of_text_are_asked(tmp_path):
     task = TaskConfig(task=Previous(vocab_size=256), batch_size=4)
     questions = QuestionsConfig(asked=(("pk", single_1()),))
-    with pytest.raises(ValueError, match=r"questions\.asked must be empty unless data is a TextConfig"):
+    with pytest.raises(ValueError, match=r"are for a TextConfig alone.*got None and \['pk'\] with a TaskConfig"):
         dataclasses.replace(text_experiment(tmp_path), data=task, questions=questions).validate()
 
 

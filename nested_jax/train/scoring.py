@@ -1,0 +1,126 @@
+"""What the end of a run is asked for: zero-shot benchmarks and questions, each kept as soon as it is known.
+
+A run that is killed while it is scored goes on with the next benchmark, and a finished one that is asked for more is
+scored on that alone.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from nested_jax import description
+from nested_jax.data.tokenizers import Tokenizer
+from nested_jax.evals.generation import Generator
+from nested_jax.evals.likelihood import Likelihood
+from nested_jax.evals.questions import CHUNK, QuestionsConfig, score
+from nested_jax.evals.sampling import Sampling
+from nested_jax.evals.zero_shot import TEMPLATES, columns, table_columns, zero_shot
+from nested_jax.train.experiment import Experiment
+from nested_jax.train.multiprocess import first
+
+FILE = "scores.json"
+_ZERO_SHOT = "zero_shot/"
+
+
+def benchmarks(experiment: Experiment) -> dict[str, str]:
+    """What an experiment asks for: name → hash of all that the score depends on beside the parameters."""
+    found = {}
+    if experiment.zero_shot is not None:
+        found = {f"{_ZERO_SHOT}{task}": experiment.zero_shot for task in TEMPLATES}
+    questions = experiment.questions
+    for name, source in questions.sources.items():
+        found[name] = description.digest(QuestionsConfig(asked=((name, source),), count=questions.count))
+    return found
+
+
+def missing(experiment: Experiment, workdir: pathlib.Path) -> list[str]:
+    """The benchmarks whose scores a run's directory does not hold."""
+    kept = _read(workdir)
+    return [name for name, told in benchmarks(experiment).items() if kept.get(name, {}).get("asked") != told]
+
+
+def run(
+    experiment: Experiment,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    params: Any,
+    workdir: pathlib.Path,
+    say: Callable[[str], None],
+    stopped: Callable[[], bool],
+) -> bool:
+    """Scores a model on what is missing.
+
+    Args:
+      experiment: says what is asked for.
+      model: whose parameters they are.
+      tokenizer: of its text.
+      params: trained parameters.
+      workdir: of the run, where scores are kept.
+      say: takes a line for each benchmark.
+      stopped: whether to leave the rest for another time.
+
+    Returns:
+      Whether all is scored.
+    """
+    asked, left = benchmarks(experiment), missing(experiment, workdir)
+    for number, name in enumerate(left, 1):
+        if stopped():
+            return False
+        if name.startswith(_ZERO_SHOT):
+            found = _zero_shot(experiment, model, tokenizer, params, name.removeprefix(_ZERO_SHOT))
+        else:
+            found = _answers(experiment, model, tokenizer, params, name)
+        _keep(workdir, name, {"asked": asked[name], "metrics": found})
+        shown = ", ".join(f"{metric} {value:.2f}" for metric, value in found.items())
+        say(f"asked   {shown}; {number} of {len(left)}")
+    return True
+
+
+def metrics(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
+    """All scores that a run's directory holds, and the means of the papers' eight accuracies and of the questions."""
+    found: dict[str, float] = {}
+    for kept in _read(workdir).values():
+        found |= kept["metrics"]
+    accuracies = [found.get(name, math.nan) for name in table_columns() if "/acc" in name]
+    if not any(map(math.isnan, accuracies)):
+        found["average"] = math.fsum(accuracies) / len(accuracies)
+    answered = [found[name] for name, _ in experiment.questions.asked if name in found]
+    if len(answered) > 1 and len(answered) == len(experiment.questions.asked):
+        found["questions/average"] = math.fsum(answered) / len(answered)
+    return found
+
+
+def _zero_shot(
+    experiment: Experiment, model: nn.Module, tokenizer: Tokenizer, params: Any, task: str
+) -> dict[str, float]:
+    """What the papers' tables print of a benchmark; accuracies in percent."""
+    assert experiment.zero_shot is not None
+    found = columns(zero_shot(Likelihood(model, params, tokenizer), experiment.zero_shot, [task]))
+    return {name: found[heading] for name, heading in table_columns().items() if heading in found}
+
+
+def _answers(
+    experiment: Experiment, model: nn.Module, tokenizer: Tokenizer, params: Any, name: str
+) -> dict[str, float]:
+    questions = experiment.questions
+    generator = Generator(model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
+    found = score(generator, tokenizer, [(name, questions.sources[name])], questions.count)
+    return {name: found[0].percent}
+
+
+def _read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+    try:
+        return json.loads((workdir / FILE).read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def _keep(workdir: pathlib.Path, name: str, kept: Mapping[str, Any]) -> None:
+    if first():
+        temporary = workdir / f"{FILE}.tmp"
+        temporary.write_text(json.dumps({**_read(workdir), name: kept}, indent=1))
+        temporary.replace(workdir / FILE)
