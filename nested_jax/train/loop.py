@@ -1,7 +1,7 @@
 """The training run: start or continue, update, log, evaluate, save, and stop in an orderly way whatever happens.
 
 A run lives in one directory, the workdir: `config.json`, `metrics.jsonl` (one line per step), `checkpoints/<step>`,
-and at the end `report.json` and `training.png`. Started again with the same config it goes on from the newest
+and at the end `scores.json`, `report.json` and `training.png`. Started again with the same config it goes on from the newest
 checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so, and if it is asked for
 scores that it does not have (`train.scoring`), it is evaluated again.
 """
@@ -209,12 +209,11 @@ class Run:
     ) -> Report | None:
         self.say("evaluating")
         report = problem.report(state.params, parameters)
-        if not self._score(state.params, interruption):
+        scores = self._scores(state.params, interruption)
+        if scores is None:
             self.say(f"{interruption.received}: stopped between two scores; the same command goes on with the next")
             return None
-        report = dataclasses.replace(
-            report, metrics={**report.metrics, **scoring.metrics(self.experiment, self.workdir)}
-        )
+        report = dataclasses.replace(report, metrics={**report.metrics, **scores})
         files = self.files()
         if first():
             draw(files["metrics"], files["picture"], {**report.baselines})
@@ -222,16 +221,18 @@ class Run:
         self.say(show(report, files))
         return report
 
-    def _score(self, params: Any, interruption: Interruption) -> bool:
-        """Scores what the experiment asks for beside its own data; False if a signal came in between."""
-        data, mesh = self.experiment.data, make_mesh(self.experiment.mesh)
-        if not isinstance(data, TextConfig) or not scoring.missing(self.experiment, self.workdir):
-            return True
-        with alone(params, mesh) as own:
+    def _scores(self, params: Any, interruption: Interruption) -> dict[str, float] | None:
+        """What the experiment asks for beside its own data; None if a signal came in between."""
+        experiment = self.experiment
+        if not scoring.benchmarks(experiment):
+            return {}
+        assert isinstance(experiment.data, TextConfig)
+        tokenizer = experiment.data.encoder()
+        with alone(params, make_mesh(experiment.mesh)) as own:
             return scoring.run(
-                self.experiment,
+                experiment,
                 self.model,
-                data.encoder(),
+                tokenizer,
                 own,
                 self.workdir,
                 self.say,

@@ -39,8 +39,7 @@ def benchmarks(experiment: Experiment) -> dict[str, str]:
 
 def missing(experiment: Experiment, workdir: pathlib.Path) -> list[str]:
     """The benchmarks whose scores a run's directory does not hold."""
-    kept = _read(workdir)
-    return [name for name, told in benchmarks(experiment).items() if kept.get(name, {}).get("asked") != told]
+    return _missing(benchmarks(experiment), _read(workdir))
 
 
 def run(
@@ -51,7 +50,7 @@ def run(
     workdir: pathlib.Path,
     say: Callable[[str], None],
     stopped: Callable[[], bool],
-) -> bool:
+) -> dict[str, float] | None:
     """Scores a model on what is missing.
 
     Args:
@@ -64,32 +63,38 @@ def run(
       stopped: whether to leave the rest for another time.
 
     Returns:
-      Whether all is scored.
+      All scores that the directory holds then, the mean of the papers' eight accuracies if all are there, and that of
+      the questions if there are several; None if stopped.
     """
-    asked, left = benchmarks(experiment), missing(experiment, workdir)
+    asked, kept = benchmarks(experiment), _read(workdir)
+    left = _missing(asked, kept)
     for number, name in enumerate(left, 1):
         if stopped():
-            return False
+            return None
         if name.startswith(_ZERO_SHOT):
             found = _zero_shot(experiment, model, tokenizer, params, name.removeprefix(_ZERO_SHOT))
         else:
             found = _answers(experiment, model, tokenizer, params, name)
-        _keep(workdir, name, {"asked": asked[name], "metrics": found})
+        kept[name] = {"asked": asked[name], "metrics": found}
+        _keep(workdir, kept)
         shown = ", ".join(f"{metric} {value:.2f}" for metric, value in found.items())
         say(f"asked   {shown}; {number} of {len(left)}")
-    return True
+    return _with_means(experiment, kept)
 
 
-def metrics(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float]:
-    """All scores that a run's directory holds, and the means of the papers' eight accuracies and of the questions."""
+def _missing(asked: Mapping[str, str], kept: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [name for name, told in asked.items() if kept.get(name, {}).get("asked") != told]
+
+
+def _with_means(experiment: Experiment, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for kept in _read(workdir).values():
-        found |= kept["metrics"]
+    for one in kept.values():
+        found |= one["metrics"]
     accuracies = [found.get(name, math.nan) for name in table_columns() if "/acc" in name]
     if not any(map(math.isnan, accuracies)):
         found["average"] = math.fsum(accuracies) / len(accuracies)
-    answered = [found[name] for name, _ in experiment.questions.asked if name in found]
-    if len(answered) > 1 and len(answered) == len(experiment.questions.asked):
+    answered = [found[name] for name, _ in experiment.questions.asked]
+    if len(answered) > 1:
         found["questions/average"] = math.fsum(answered) / len(answered)
     return found
 
@@ -119,8 +124,8 @@ def _read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _keep(workdir: pathlib.Path, name: str, kept: Mapping[str, Any]) -> None:
+def _keep(workdir: pathlib.Path, kept: Mapping[str, Mapping[str, Any]]) -> None:
     if first():
         temporary = workdir / f"{FILE}.tmp"
-        temporary.write_text(json.dumps({**_read(workdir), name: kept}, indent=1))
+        temporary.write_text(json.dumps(kept, indent=1))
         temporary.replace(workdir / FILE)
