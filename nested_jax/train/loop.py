@@ -1,9 +1,9 @@
 """The training run: start or continue, update, log, evaluate, save, and stop in an orderly way whatever happens.
 
 A run lives in one directory, the workdir: `config.json`, `metrics.jsonl` (one line per step), `checkpoints/<step>`,
-and at the end `scores.json`, `report.json` and `training.png`. Started again with the same config it goes on from the newest
-checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so, and if it is asked for
-scores that it does not have (`train.scoring`), it is evaluated again.
+and at the end `scores.json`, `report.json` and `training.png`. Started again with the same config it goes on from the
+newest checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so, and if it is
+asked for scores that it does not have (`train.scoring`), it is evaluated again.
 """
 
 import dataclasses
