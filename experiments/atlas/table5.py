@@ -2,7 +2,8 @@
 
     python -m nested_jax sweep experiments/atlas/table5.py:760m --seeds=0
     python -m nested_jax table experiments/atlas/table5.py:760m
-    python -m nested_jax train --config=experiments/atlas/table5.py:atlas@760m --config.data.path=TEXT
+    python -m nested_jax train --config=experiments/atlas/table5.py:atlas@760m --config.data.path=TEXT \\
+        --config.questions.path=FOLDER
 
 Variants are rows, each at a size: `atlas@760m` or any other size (the paper does not print which, nor hardware and
 hours), `atlas` and `atlas@small` (190k parameters on the sources of the standard library, byte by byte, minutes on a

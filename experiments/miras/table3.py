@@ -2,7 +2,8 @@
 
     python -m nested_jax sweep experiments/miras/table3.py:340m --seeds=0
     python -m nested_jax table experiments/miras/table3.py:340m
-    python -m nested_jax train --config=experiments/miras/table3.py:moneta@340m --config.data.path=TEXT
+    python -m nested_jax train --config=experiments/miras/table3.py:moneta@340m --config.data.path=TEXT \\
+        --config.questions.path=ESSAYS
 
 Variants are rows, each at a size: `moneta@340m` or any other size (the paper does not print which, nor hardware and
 hours), `moneta` and `moneta@small` (190k parameters on the sources of the standard library, byte by byte, minutes on a

@@ -2,7 +2,8 @@
 
     python -m nested_jax sweep experiments/nested_learning/table1.py:760m --seeds=0
     python -m nested_jax table experiments/nested_learning/table1.py:760m
-    python -m nested_jax train --config=experiments/nested_learning/table1.py:hope@760m --config.data.path=TEXT
+    python -m nested_jax train --config=experiments/nested_learning/table1.py:hope@760m --config.data.path=TEXT \\
+        --config.questions.path=ESSAYS
 
 Variants are rows, each at a size: `hope@760m` or any other size (the paper does not print which, nor hardware and
 hours), `hope` and `hope@small` (190k parameters on the sources of the standard library, byte by byte, minutes on a

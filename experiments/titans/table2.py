@@ -2,7 +2,8 @@
 
     python -m nested_jax sweep experiments/titans/table2.py:400m --seeds=0
     python -m nested_jax table experiments/titans/table2.py:400m
-    python -m nested_jax train --config=experiments/titans/table2.py:lmm@400m --config.data.path=TEXT
+    python -m nested_jax train --config=experiments/titans/table2.py:lmm@400m --config.data.path=TEXT \\
+        --config.questions.path=ESSAYS
 
 Variants are rows, each at a size: `lmm@400m` or any other size (the paper does not print which, nor hardware and
 hours), `lmm` and `lmm@small` (190k parameters on the sources of the standard library, byte by byte, minutes on a CPU),
