@@ -115,7 +115,7 @@ def check(config: QuestionsConfig, tokenizer: Tokenizer, model: Any) -> None:
 def _needed(source: Asked, tokenizer: Tokenizer, count: int | None) -> int:
     """The most tokens of a question and its answer."""
     if isinstance(source, Needles) and source.answer_budget:
-        _draw(source, tokenizer, 1)  # no question is longer than the others may be, and to draw all takes long
+        _draw(source, tokenizer, 1)  # none is longer than `length`, and to draw them all takes long
         return source.length
     questions = _draw(source, tokenizer, count)
     between = separator(tokenizer)
