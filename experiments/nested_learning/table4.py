@@ -5,8 +5,11 @@
     python -m nested_jax train --config=experiments/nested_learning/table4.py:hope/compression
 
 Variants are `ROW/TASK@BUDGET`: `titans/compression` and `titans/compression@small` (1,000 steps of 4,096 symbols; on a
-core that other runs shared memorization took attention 6 minutes and Gated DeltaNet 15), `@tiny` (for tests), `@170m`
-for the benchmark's 200 epochs (20,000 steps; the model is the same, of width 128).
+core that other runs shared 4 to 6 minutes of attention, 18 to 43 of Titans, and of Hope, which was stopped after 100
+steps, some three hours), `@tiny` (for tests), `@170m` for the benchmark's 200 epochs (20,000 steps; the model is the
+same, of width 128). What was measured of Titans and attention is in `experiments/atlas/table4.py`: these are the same
+runs.
+
 What is measured is `nested_jax.train.protocols.mad`: the accuracy, a mean over classes, at the benchmark's *baseline*
 setting of a task. A score of MAD is a mean over settings of growing difficulty, so these are no scores and no
 reproduction. Neither the sizes nor the settings of the paper are printed, and the ICR that it prints is taken for the
