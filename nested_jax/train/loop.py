@@ -143,7 +143,7 @@ class Run:
         report = Report.load(self.workdir / "report.json")
         lacking = [] if report is None else scoring.missing(self.experiment, self.workdir)
         if lacking:
-            self.say(f"{self.workdir} is finished, but was not asked for {', '.join(lacking)}")
+            self.say(f"{self.workdir} is finished, but lacks scores as they are asked for now: {', '.join(lacking)}")
         return None if lacking else report
 
     def _train(self, interruption: Interruption) -> Report | None:

@@ -302,7 +302,7 @@ def test_a_finished_run_that_is_asked_more_is_scored_on_that_and_not_trained_aga
 
     found, lines = asked("fda", count=1)
     assert found == {"fda": 100}
-    assert f"{tmp_path / 'run'} is finished, but was not asked for fda" in lines
+    assert f"{tmp_path / 'run'} is finished, but lacks scores as they are asked for now: fda" in lines
     found, lines = asked("swde", count=1)
     assert found == {"fda": 100, "swde": 100}
     assert [line for line in lines if line.startswith("asked")] == ["asked   swde 100.00; 1 of 1"]
