@@ -112,5 +112,5 @@ def test_learns(name):
 def test_unknown_names_are_named():
     with pytest.raises(ValueError, match=r"family must be one of titans-lmm, .* got 'titan'"):
         family("titan")
-    with pytest.raises(ValueError, match=r"size must be one of tiny, small, 170m, .* got '7b'"):
+    with pytest.raises(ValueError, match=r"size must be one of tiny, small, 20m, 170m, .* got '7b'"):
         family("atlas", "7b")
