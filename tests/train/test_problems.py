@@ -85,7 +85,7 @@ def test_only_trained_places_count():
     np.testing.assert_allclose(loss(model, params, padded), loss(model, params, batch))
 
 
-@pytest.mark.parametrize("config", [ModelConfig, AutoEncoderConfig])
+@pytest.mark.parametrize("config", [ModelConfig, pytest.param(AutoEncoderConfig, marks=pytest.mark.slow)])
 def test_logits_are_made_of_the_places_that_count(config):
     model = build(config(vocab_size=97, dim=8, layers=1))
     inputs = np.random.default_rng(0).integers(0, 97, (3, 12))
