@@ -24,7 +24,6 @@ Differs from the paper at its own sizes: as `experiments/atlas/table2.py`. Samba
 here and are published numbers only.
 """
 
-from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import needles
@@ -33,7 +32,7 @@ LENGTHS = {"pk": (2, 4, 8, 16), "n": (2, 4, 8, 16), "w": (2, 4, 8)}
 COLUMNS = {
     f"{task}/{1024 * length}": f"S-NIAH-{task.upper()} {length}K" for task in LENGTHS for length in LENGTHS[task]
 }
-ASKED = needles(COLUMNS, pk=single_1, n=single_2, w=single_3)
+ASKED = needles(COLUMNS)
 
 NUMBERS = {
     "ttt": (98.4, 98.8, 98.0, 88.4, 60.2, 36.6, 10.2, 4.4, 78.8, 28.0, 4.4),

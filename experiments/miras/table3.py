@@ -30,7 +30,6 @@ Differs from the paper at its own sizes: as `experiments/miras/table2.py`. Mamba
 numbers only.
 """
 
-from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import needles
@@ -39,7 +38,7 @@ LENGTHS = {"pk": (2, 4, 8), "n": (2, 4, 8), "w": (1, 2, 4)}
 COLUMNS = {
     f"{task}/{1024 * length}": f"S-NIAH-{task.upper()} {length}K" for task in LENGTHS for length in LENGTHS[task]
 } | {"average": "Avg"}
-ASKED = needles(COLUMNS, pk=single_1, n=single_2, w=single_3)
+ASKED = needles(COLUMNS)
 
 NUMBERS = {
     "Mamba2": (98.6, 61.4, 31.0, 98.4, 55.8, 14.2, 62.2, 42.2, 4.2, 52.0),

@@ -41,7 +41,7 @@ SEVERAL = {"multi_key_1": "MK-NIAH-1", "multi_query": "MQ-NIAH", "multi_value": 
 COLUMNS = {
     f"{task}/{1024 * length}": f"{name} {length}K" for task, name in (SINGLE | SEVERAL).items() for length in LENGTHS
 }
-ASKED = needles(COLUMNS, **{task: getattr(niah, task) for task in SINGLE | SEVERAL})
+ASKED = needles(COLUMNS, {task: getattr(niah, task) for task in SINGLE | SEVERAL})
 
 SINGLE_NUMBERS = {
     "transformer++": (88.6, 76.4, 79.8, 100.0, 98.8, 94.2, 78.0, 69.2, 40.8),

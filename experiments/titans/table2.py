@@ -25,7 +25,6 @@ paper says of its language models. The mean of LMM's twelve numbers is the long-
 Mamba2 has no model here and is published numbers only.
 """
 
-from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.train.comparison import Published, Row, compare
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import needles
@@ -35,7 +34,7 @@ COLUMNS = {
     for task in ("pk", "n", "w")
     for length in (2, 4, 8, 16)
 }
-ASKED = needles(COLUMNS, pk=single_1, n=single_2, w=single_3)
+ASKED = needles(COLUMNS)
 
 NUMBERS = {
     "ttt": (98.4, 98.8, 98.0, 88.4, 60.2, 36.6, 10.2, 4.4, 78.8, 28.0, 4.4, 0.0),

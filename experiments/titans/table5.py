@@ -29,16 +29,13 @@ take their place), so "w/o persistent memory" is taken from MAG, and compared wi
 import dataclasses
 
 import nested_jax as nj
-from nested_jax.data.niah import single_1, single_2, single_3
 from nested_jax.models import AttentionConfig, MemoryConfig, ModelConfig
 from nested_jax.train.comparison import Published, Row, changed_memory, compare, linear_memory, without_convolution
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.protocols import needles
+from nested_jax.train.protocols import S_NIAH, needles
 
 LENGTHS = (2048, 4096, 8192, 16384)
-ASKED = needles(
-    [f"{task}/{length}" for task in ("pk", "n", "w") for length in LENGTHS], pk=single_1, n=single_2, w=single_3
-)
+ASKED = needles(f"{task}/{length}" for task in S_NIAH for length in LENGTHS)
 RESULT = Published(
     source="Titans, arXiv 2501.00663, table 5 (400M parameters, 15B tokens)",
     columns={

@@ -199,10 +199,10 @@ def training(model: ModelConfig, size: str) -> Experiment:
         steps, data = 300, TextConfig(sequence_length=256, batch_size=4, max_bytes=8_000_000)
     elif size == "20m":
         steps, data = 5_000, TextConfig(sequence_length=1024, batch_size=32)
-        model = replace(model, dtype="bfloat16", remat=True)
     else:
         data = TextConfig(sequence_length=4096, batch_size=BATCH_TOKENS // 4096)
         steps = round(TOKENS[size] / BATCH_TOKENS)
+    if not short:
         model = replace(model, dtype="bfloat16", remat=True)
     return Experiment(
         model=model,

@@ -7,7 +7,7 @@ from typing import Any
 from nested_jax.data import Task, TaskConfig
 from nested_jax.data.mad import baseline
 from nested_jax.data.mqar import MQAR
-from nested_jax.data.niah import Needles
+from nested_jax.data.niah import Needles, single_1, single_2, single_3
 from nested_jax.data.question_task import QuestionTask
 from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import SIZES, AutoEncoderConfig, ModelConfig
@@ -45,6 +45,8 @@ RECALL_ROWS = {
     "transformer++": Row("Transformer++", "transformer++"),
     "sliding-window": Row("Sliding-window attention", "sliding-window"),
 }
+S_NIAH: Mapping[str, Callable[..., Needles]] = {"pk": single_1, "n": single_2, "w": single_3}
+"""What Titans, MIRAS and Atlas call pass-key, number and word; that words are uuids is our reading."""
 UNDECAYED = "embedding|scale|bias|gates|initial|coefficients"
 
 
@@ -129,7 +131,7 @@ def zero_shot_table(source: str, numbers: Mapping[str, tuple[float, ...]], *, av
     )
 
 
-def needles(columns: Iterable[str], **tasks: Callable[..., Needles]) -> dict[str, Needles]:
+def needles(columns: Iterable[str], tasks: Mapping[str, Callable[..., Needles]] = S_NIAH) -> dict[str, Needles]:
     """The benchmarks behind columns that are named `TASK/LENGTH`; columns of other tasks are left out.
 
     Args:
@@ -137,8 +139,7 @@ def needles(columns: Iterable[str], **tasks: Callable[..., Needles]) -> dict[str
       tasks: what a name stands for, functions of `nested_jax.data.niah`.
 
     Example:
-      >>> from nested_jax.data.niah import single_1
-      >>> found = needles(("pk/2048", "average"), pk=single_1)
+      >>> found = needles(("pk/2048", "average"))
       >>> list(found), found["pk/2048"].length
       (['pk/2048'], 2048)
     """

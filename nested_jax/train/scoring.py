@@ -4,6 +4,7 @@ A run that is killed while it is scored goes on with the next benchmark, and a f
 scored on that alone.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -67,14 +68,25 @@ def run(
       the questions if there are several; None if stopped.
     """
     asked, kept = benchmarks(experiment), _read(workdir)
-    left = _missing(asked, kept)
+    left, questions = _missing(asked, kept), experiment.questions
+
+    @functools.cache
+    def likelihood() -> Likelihood:
+        return Likelihood(model, params, tokenizer)
+
+    @functools.cache
+    def generator() -> Generator:
+        return Generator(model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
+
     for number, name in enumerate(left, 1):
         if stopped():
             return None
         if name.startswith(_ZERO_SHOT):
-            found = _zero_shot(experiment, model, tokenizer, params, name.removeprefix(_ZERO_SHOT))
+            assert experiment.zero_shot is not None
+            found = _columns(zero_shot(likelihood(), experiment.zero_shot, [name.removeprefix(_ZERO_SHOT)]))
         else:
-            found = _answers(experiment, model, tokenizer, params, name)
+            answers = score(generator(), tokenizer, [(name, questions.sources[name])], questions.count)
+            found = {name: answers[0].percent}
         kept[name] = {"asked": asked[name], "metrics": found}
         _keep(workdir, kept)
         shown = ", ".join(f"{metric} {value:.2f}" for metric, value in found.items())
@@ -99,22 +111,10 @@ def _with_means(experiment: Experiment, kept: Mapping[str, Mapping[str, Any]]) -
     return found
 
 
-def _zero_shot(
-    experiment: Experiment, model: nn.Module, tokenizer: Tokenizer, params: Any, task: str
-) -> dict[str, float]:
-    """What the papers' tables print of a benchmark; accuracies in percent."""
-    assert experiment.zero_shot is not None
-    found = columns(zero_shot(Likelihood(model, params, tokenizer), experiment.zero_shot, [task]))
+def _columns(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What the papers' tables print of benchmarks; accuracies in percent."""
+    found = columns(scores)
     return {name: found[heading] for name, heading in table_columns().items() if heading in found}
-
-
-def _answers(
-    experiment: Experiment, model: nn.Module, tokenizer: Tokenizer, params: Any, name: str
-) -> dict[str, float]:
-    questions = experiment.questions
-    generator = Generator(model, params, Sampling(0), alphabet=tokenizer.vocab_size, chunk=CHUNK)
-    found = score(generator, tokenizer, [(name, questions.sources[name])], questions.count)
-    return {name: found[0].percent}
 
 
 def _read(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
