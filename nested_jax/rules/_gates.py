@@ -100,8 +100,9 @@ def reads_inputs(rule: optax.GradientTransformation, params: optax.Params | None
 def gates(rule: optax.GradientTransformation, params: optax.Params | None = None) -> dict[str, Any]:
     """The gates that a rule reads, in the order it reads them.
 
-    The rule's `init` and `update` are traced on shapes only, so this sees through any composition: `chain`,
-    `optax.chain`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`, ...
+    A gate is what a rule reads by `read_gate`, one of your own too; other keywords of its `update` are none. `init` and
+    `update` are traced on shapes only, so this sees through any composition: `chain`, `optax.chain`, `optax.masked`,
+    `optax.partition`, `optax.inject_hyperparams`, ...
 
     Args:
       rule: any optax transformation.

@@ -58,9 +58,13 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """The file from the folder `experiments` on; its last two parts where there is no such folder."""
-        parts = pathlib.Path(self.file).parts
-        first = len(parts) - 1 - parts[::-1].index("experiments") if "experiments" in parts else len(parts) - 2
+        """The file from the folder `experiments` on; one that is in none from the present directory on."""
+        path = pathlib.Path(self.file).resolve()
+        parts, here = path.parts, pathlib.Path.cwd().resolve()
+        if "experiments" in parts:
+            first = len(parts) - 1 - parts[::-1].index("experiments")
+        else:
+            first = len(here.parts) if path.is_relative_to(here) else len(parts) - 2
         return pathlib.PurePosixPath(*parts[first:]).as_posix()
 
     def _variant(self, row: str, part: str) -> str:

@@ -236,6 +236,16 @@ def test_a_size_has_a_tier():
     assert tiers == {**dict.fromkeys(SIZES, "paper"), "tiny": "unit", "small": "small", "20m": "slot"}
 
 
+def test_a_table_of_ones_own_is_named_as_it_is_reached(tmp_path, monkeypatch):
+    """Its commands can be copied; of a folder elsewhere no path of the machine is recorded."""
+    monkeypatch.chdir(tmp_path)
+    names = [dataclasses.replace(SCORES, file=str(tmp_path / file)).name for file in ("mine.py", "configs/mine.py")]
+    assert names == ["mine.py", "configs/mine.py"]
+    assert SCORES.name == "experiments/titans/table5.py"
+    monkeypatch.chdir(ROOT)
+    assert dataclasses.replace(SCORES, file=str(tmp_path / "mine.py")).name == f"{tmp_path.name}/mine.py"
+
+
 def test_nothing_run_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Comparison, "records", lambda *_: [])
     assert main(["table", FILE, f"--workdir={tmp_path}"]) == 0
