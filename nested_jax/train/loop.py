@@ -263,11 +263,11 @@ class _Updates:
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
         self._diagnose = make_diagnosis(run.model)
         self._pending: list[tuple[int, Metrics]] = []
+        self._progress = Progress(experiment.steps, problem.tokens_per_step)
 
     def run(self, done: int) -> TrainState | None:
         """Updates `done` + 1 to the last; the state after it, or None if interrupted."""
-        run, experiment = self._run, self._run.experiment
-        progress = Progress(experiment.steps, self._problem.tokens_per_step)
+        run, experiment, progress = self._run, self._run.experiment, self._progress
         sharding = jax.sharding.NamedSharding(self._mesh, BATCH)
         for number in range(done + 1, experiment.steps + 1):
             if number == done + 1:
@@ -296,7 +296,8 @@ class _Updates:
                     name, value = next(iter(_shown(validation).items()))
                     run.say(f"step {number}/{experiment.steps}  validation {name} {value:.3f}")
             if saved:
-                path = run.checkpoints.save(number, self._state, self._problem.batches.get_state(), run.description)
+                with progress.aside():
+                    path = run.checkpoints.save(number, self._state, self._problem.batches.get_state(), run.description)
                 if stopping is not None and not last:
                     run.say(f"{stopping}: stopped after step {number}, saved {path}; resume with the same command")
                     return None
@@ -313,7 +314,8 @@ class _Updates:
         halted = int(self._state.halted)
         validation: dict[str, float] = {}
         if validate and halted < 0:
-            validation = self._problem.validate(self._state.params)
+            with self._progress.aside():
+                validation = self._problem.validate(self._state.params)
             fetched[-1] |= validation_names(validation)
         for number, values in zip(numbers, fetched, strict=True):
             if halted < 0 or number <= halted:

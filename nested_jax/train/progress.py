@@ -1,7 +1,8 @@
 """The line that says how far a run is: step, loss, speed and the time left."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 def duration(seconds: float) -> str:
@@ -61,6 +62,15 @@ class Progress:
         left = (self._steps - step) * (now - self._first[1]) / max(step - self._first[0], 1)
         self._last = (step, now)
         return speed, left
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside is no step: the tokens per second leave its time out, the time left does not."""
+        began = time.monotonic()
+        yield
+        if self._last is not None:
+            step, since = self._last
+            self._last = (step, since + time.monotonic() - began)
 
     def line(self, step: int, loss: float, others: Mapping[str, float], speed: float | None, left: float | None) -> str:
         """The progress line of one step.

@@ -52,6 +52,18 @@ def test_progress_line():
     assert line == "step  101/1000  loss 1.2500  bits/byte 1.803  20.0k tokens/s  1 min 30 s left"
 
 
+def test_what_is_no_step_takes_no_tokens_per_second(monkeypatch):
+    now = iter([50.0, 55.0, 85.0, 90.0])
+    monkeypatch.setattr("nested_jax.train.progress.time.monotonic", lambda: next(now))
+    progress = Progress(steps=1000, tokens_per_step=2000)
+    progress.rates(1)
+    with progress.aside():
+        pass
+    speed, left = progress.rates(101)
+    assert speed == pytest.approx(20_000)
+    assert left == pytest.approx(899 * 40 / 100)
+
+
 def test_picture_of_a_run_without_memories(tmp_path):
     writer = JsonLines(tmp_path / "m.jsonl")
     writer.scalars(1, {"bits_per_byte": 2.0, "validation_bits_per_byte": 2.1})
