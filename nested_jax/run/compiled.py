@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from nested_jax import config as configs
@@ -32,7 +31,7 @@ from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.problems import open_model
 from nested_jax.train.series_problem import squared_error
-from nested_jax.train.sharding import AXES, BATCH, MeshConfig, make_mesh, placements
+from nested_jax.train.sharding import AXES, BATCH, MeshConfig, device_grid, make_mesh, placements
 from nested_jax.train.step import loss, make_step, place
 
 _FULL = (
@@ -217,7 +216,7 @@ def batch_shapes(experiment: Experiment, mesh: Mesh) -> dict[str, jax.ShapeDtype
 
 
 def topology_mesh(name: str, sizes: Mapping[str, int]) -> Mesh:
-    """The mesh of a TPU topology's devices in their order, with automatic axes.
+    """The mesh of a TPU topology's devices, laid out as in a run (`train.sharding.device_grid`), with automatic axes.
 
     Args:
       name: of the topology, `v5p:4x4x4`.
@@ -234,9 +233,7 @@ def topology_mesh(name: str, sizes: Mapping[str, int]) -> Mesh:
         raise ValueError(f"topology {name!r} is none that libtpu knows: {str(error).splitlines()[0]}") from error
     if len(devices) != math.prod(sizes.values()):
         raise ValueError(f"topology {name!r} has {len(devices)} devices for libtpu, the mesh {dict(sizes)}")
-    return Mesh(
-        np.array(devices).reshape([sizes[axis] for axis in AXES]), AXES, axis_types=(AxisType.Auto,) * len(AXES)
-    )
+    return Mesh(device_grid([sizes[axis] for axis in AXES], devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def run(request: Request) -> Compiled:

@@ -11,6 +11,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from nested_jax.train.multiprocess import first, verdict
 
 CHECKSUMS = "checksums.json"
+READERS = 8  # files whose checksums are computed at once
 
 
 def _checksum(path: pathlib.Path) -> list[int]:
@@ -30,6 +32,11 @@ def _checksum(path: pathlib.Path) -> list[int]:
     return [size, value]
 
 
+def _checksums(paths: Iterable[pathlib.Path]) -> list[list[int]]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(_checksum, paths))
+
+
 def _damage(directory: pathlib.Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is, or if it carries no checksums."""
     try:
@@ -38,11 +45,11 @@ def _damage(directory: pathlib.Path) -> str | None:
         return None
     except ValueError:
         return f"{CHECKSUMS} is not valid JSON"
-    for name, (size, value) in expected.items():
-        path = directory / name
-        if not path.is_file():
+    for name in expected:
+        if not (directory / name).is_file():
             return f"{name} is missing"
-        got_size, got_value = _checksum(path)
+    found = _checksums(directory / name for name in expected)
+    for (name, (size, value)), (got_size, got_value) in zip(expected.items(), found, strict=True):
         if got_size != size:
             return f"{name} has {got_size} bytes, expected {size}"
         if got_value != value:
@@ -70,6 +77,9 @@ def _context(partial: bool = False) -> ocp.Context:
 class Checkpoints:
     """The checkpoints of one run, newest last.
 
+    Reading changes nothing in the directory, also while another process writes there; the first save removes what
+    saves that were killed have left.
+
     Args:
       directory: where the checkpoints lie, one directory per step. It is created by the first save, not before.
       keep: how many of the latest checkpoints are kept, ≥ 1.
@@ -84,6 +94,7 @@ class Checkpoints:
         self.directory = pathlib.Path(directory).absolute()
         self._keep = keep
         self._checkpointer: ocp.training.Checkpointer | None = None
+        self._sound: set[int] = set()
 
     def _orbax(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
@@ -130,7 +141,8 @@ class Checkpoints:
         self._orbax().save_checkpointables(step, {"state": state, "data": dict(data), "config": dict(config)})
         if first():
             files = sorted(file for file in path.rglob("*") if file.is_file())
-            table = {file.relative_to(path).as_posix(): _checksum(file) for file in files}
+            names = [file.relative_to(path).as_posix() for file in files]
+            table = dict(zip(names, _checksums(files), strict=True))
             temporary = path / f"{CHECKSUMS}.tmp"
             temporary.write_text(json.dumps(table, indent=1))
             temporary.replace(path / CHECKSUMS)
@@ -182,13 +194,12 @@ class Checkpoints:
         return self._load(step, {"state": {"params": params}}, partial=True)["state"]["params"]
 
     def _load(self, step: int, wanted: dict[str, Any], partial: bool = False) -> dict[str, Any]:
-        problem = verdict(lambda: _damage(self.path(step)))
+        problem = None if step in self._sound else verdict(lambda: _damage(self.path(step)))
         if problem is None:
+            self._sound.add(step)
             try:
-                if partial:
-                    with _context(partial):
-                        return ocp.load_checkpointables(str(self.path(step)), wanted)
-                return self._orbax().load_checkpointables(step, wanted)
+                with _context(partial):
+                    return ocp.load_checkpointables(str(self.path(step)), wanted)
             except Exception as error:
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
         earlier = [other for other in reversed(self.steps) if other < step and _damage(self.path(other)) is None]

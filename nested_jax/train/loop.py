@@ -126,8 +126,8 @@ class Run:
             self.check_config()
             mesh = make_mesh(self.experiment.mesh)
             optimizer = make_optimizer(self.experiment.optimizer, self.experiment.steps)
-            state, _ = self.checkpoints.restore(latest, place(self.model, optimizer, self.experiment.seed, mesh))
-            return latest, own_copy(state.params, mesh)
+            placed = place(self.model, optimizer, self.experiment.seed, mesh)
+            return latest, own_copy(self.checkpoints.restore_params(latest, placed.params), mesh)
 
     def files(self) -> dict[str, pathlib.Path]:
         """What the run leaves for people to open."""

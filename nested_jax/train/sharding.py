@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -88,7 +90,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """The mesh of a config, with automatic axes, on the first devices of all processes.
 
     Raises:
-      ValueError: if there are fewer devices than the mesh needs.
+      ValueError: if there are fewer devices than the mesh needs; see `device_grid`.
     """
     config.validate()
     shape = tuple(getattr(config, name) for name in AXES)
@@ -96,7 +98,36 @@ def make_mesh(config: MeshConfig) -> Mesh:
     if needed > len(devices):
         axes = " × ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
         raise ValueError(f"mesh {axes} needs {needed} devices; there are {len(devices)}")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+    return Mesh(device_grid(shape, devices[:needed]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def device_grid(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Devices as the axes of a mesh want them: the later an axis, the nearer the devices along it.
+
+    Of a TPU slice an axis may take a part of a physical one. Several slices are laid along the first of `data` and
+    `fsdp` that they divide. GPUs stand in the order of their hosts, so that an axis within a host comes last.
+    (`jax.make_mesh` refuses GPUs of several hosts, several slices, and parts of a physical axis but on v5e.)
+
+    Args:
+      shape: devices per axis, in the order of `AXES`.
+      devices: as many.
+
+    Returns:
+      An array of devices of that shape.
+
+    Raises:
+      ValueError: if neither `data` nor `fsdp` is a multiple of the number of TPU slices.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if devices[0].platform != "tpu" or slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    across = next((axis for axis in range(len(ROWS)) if shape[axis] % slices == 0), None)
+    if across is None:
+        found = ", ".join(f"{name}={size}" for name, size in zip(ROWS, shape, strict=False))
+        raise ValueError(f"mesh: data or fsdp must be a multiple of the {slices} slices; got {found}")
+    outer = [slices if axis == across else 1 for axis in range(len(shape))]
+    inner = [size // number for size, number in zip(shape, outer, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
 
 
 def shardings(tree: Any, mesh: Mesh | AbstractMesh, table: Table = TABLE) -> Any:

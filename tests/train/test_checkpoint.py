@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from nested_jax.train import checkpoint
 from nested_jax.train.checkpoint import CHECKSUMS, Checkpoints
 
 
@@ -86,6 +87,31 @@ def test_the_only_one_damaged(tmp_path):
     (tmp_path / "c" / "3" / CHECKSUMS).write_text("{")
     with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(ValueError, match="there is no good one before it"):
         checkpoints.config(3)
+
+
+def test_reading_leaves_a_save_that_is_under_way_alone(tmp_path):
+    """Another process may be writing: evaluating a run that trains must not touch its files."""
+    directory, like = tmp_path / "c", shapes(state_of(0))
+    saved(directory, [3])
+    under_way = directory / "4.orbax-checkpoint-tmp"
+    (under_way / "state").mkdir(parents=True)
+    (under_way / "state" / "half").write_text("half")
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.config(3)
+        checkpoints.restore(3, like)
+        params = checkpoints.restore_params(3, like["params"])
+    assert (under_way / "state" / "half").read_text() == "half"
+    np.testing.assert_array_equal(params["w"], state_of(3)["params"]["w"])
+
+
+def test_files_are_read_through_once_for_their_checksums(tmp_path, monkeypatch):
+    saved(tmp_path / "c", [3])
+    looked, damage = [], checkpoint._damage
+    monkeypatch.setattr(checkpoint, "_damage", lambda directory: looked.append(directory) or damage(directory))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.config(3)
+        checkpoints.restore(3, shapes(state_of(0)))
+    assert looked == [tmp_path / "c" / "3"]
 
 
 SAVER = textwrap.dedent(

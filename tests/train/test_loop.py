@@ -265,12 +265,13 @@ def exploding(learning_rate):
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
 
-def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(experiment, model, tmp_path):
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(experiment, model, tmp_path, monkeypatch):
     bad = dataclasses.replace(experiment, optimizer=OptimizerConfig(rule=exploding, arguments={}))
     with pytest.raises(TrainingStopped, match=r"step 9: the loss is not finite .*checkpoints/5"):
         train(bad, tmp_path, model=model, say=quiet)
     run = Run(bad, tmp_path, model=model)
     assert run.checkpoints.latest == 5
+    monkeypatch.setattr(run.checkpoints, "restore", None)  # what trained the parameters is not read
     step, params = run.restore_params()
     assert step == 5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
