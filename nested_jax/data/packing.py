@@ -83,13 +83,16 @@ def fill_row(
 
     Returns:
       `"tokens"` int32 [T + 1], zeros where there are none; `"reset"` bool [ceil(T / C)], true where a document begins
-      (a row that goes on with one does not begin it); `"trained"` bool [T], the predictions that count.
+      (a row that goes on with one does not begin it) and at every chunk behind the last one, see
+      `nested_jax.data.batches.padding`; `"trained"` bool [T], the predictions that count.
 
     Example:
       >>> tokens, begins = join([np.array([1, 2, 3]), np.array([4, 5])], None, np.uint8)
       >>> row = fill_row(tokens, begins, (0, 0), 8, 4)
       >>> row["tokens"].tolist(), row["reset"].tolist(), row["trained"].astype(int).tolist()
       ([1, 2, 3, 0, 4, 5, 0, 0, 0], [True, True], [1, 1, 0, 0, 1, 0, 0, 0])
+      >>> fill_row(tokens, begins, (1, 0), 8, 2)["reset"].tolist()
+      [True, True, True, True]
     """
     row = {
         "tokens": np.zeros(sequence_length + 1, np.int32),
@@ -108,6 +111,7 @@ def fill_row(
             row["reset"][place // chunk_size] = first == 0
             place = _next_begin(place + taken, chunk_size)
         document, first = document + 1, 0
+    row["reset"][place // chunk_size :] = True
     return row
 
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from nested_jax.data import FastaConfig, TaskConfig, TextConfig, example_batches, examples, load_text
 from nested_jax.data.niah import single_1
+from nested_jax.data.packing import PackedRows, join
 from nested_jax.data.recall_sets import RecallSet
 from nested_jax.evals import zero_shot
 from nested_jax.evals.bits_per_byte import nats
@@ -122,6 +123,25 @@ def test_padding_is_a_document_of_its_own():
         gradient(params, short),
     )
     assert "reset" not in next(example_batches(found, data, chunk_size=length))
+
+
+def test_padding_behind_packed_documents_is_a_document_of_its_own():
+    """The last row of a corpus may be padding but for a few tokens."""
+    model = build(
+        ModelConfig(vocab_size=5, dim=16, layers=1, memory=MemoryConfig(heads=1, max_learning_rate=4.0, conv=0))
+    )
+    chunk = model.config.chunk_size
+    document = np.random.default_rng(0).integers(0, 5, chunk)
+    row, short = (PackedRows(*join([document], None, np.uint8), size, chunk).take([0]) for size in (800, chunk))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    gradient = jax.jit(jax.grad(lambda params, batch: loss(model, params, batch)))
+    bare = {name: part for name, part in row.items() if name != "reset"}
+    assert not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(params, bare)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        gradient(params, row),
+        gradient(params, short),
+    )
 
 
 def test_places_are_checked():
