@@ -74,8 +74,8 @@ def run(periods: Sequence[int], steps: int, every: int, seed: int) -> dict[str, 
     root, tests, texts = pathlib.Path(sysconfig.get_path("stdlib")), {}, {}
     for topic, folder in TOPICS.items():
         text = load_text(TextConfig(path=str(root / folder), sequence_length=LENGTH, batch_size=BATCH))
-        tests[topic] = validation_windows(text.validation, LENGTH, 4 * BATCH)
-        texts[topic] = draw.permutation(validation_windows(text.train, LENGTH, len(text.train)))
+        tests[topic] = validation_windows(text.validation, LENGTH, 4 * BATCH)[:]
+        texts[topic] = draw.permutation(validation_windows(text.train, LENGTH)[:])
     rule = make_optimizer(config, steps * len(PARTS))
     step = jax.jit(make_step(model, rule, config, steps * len(PARTS)), donate_argnums=0)
     state, score = initial_state(model, rule, seed), window_scorer(model)

@@ -1,6 +1,6 @@
 """Data: text as bytes, tokens or bases, tasks as examples, and series of numbers, in seeded resumable batches."""
 
-from nested_jax.data.batches import BatchIterator, batches, example_batches, packed_batches, validation_windows
+from nested_jax.data.batches import BatchIterator, Windows, batches, example_batches, packed_batches, validation_windows
 from nested_jax.data.dna import FastaConfig, load_fasta
 from nested_jax.data.examples import Examples, Task, TaskConfig, examples
 from nested_jax.data.packing import PackedRows
@@ -22,6 +22,7 @@ __all__ = [
     "Text",
     "TextConfig",
     "Tokenizer",
+    "Windows",
     "batches",
     "example_batches",
     "examples",

@@ -7,6 +7,7 @@ Nothing predicts a document's first token, and nothing is predicted from its las
 search for documents that fit together would save padding and lose the order.)
 """
 
+import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,19 +55,19 @@ def row_starts(lengths: np.ndarray, sequence_length: int, chunk_size: int) -> np
       >>> row_starts(np.array([11]), sequence_length=8, chunk_size=4).tolist()
       [[0, 0], [0, 8]]
     """
-    starts: list[tuple[int, int]] = []
+    starts = array.array("q")
     place = sequence_length
     for document, tokens in enumerate(np.asarray(lengths).tolist()):
         first = 0
         while first < tokens - 1:
             if place >= sequence_length:
-                starts.append((document, first))
+                starts.extend((document, first))
                 place = 0
             taken = min(tokens - 1 - first, sequence_length - place)
             first, place = first + taken, place + taken
         if first:
             place = _next_begin(place, chunk_size)
-    return np.array(starts, np.int64).reshape(-1, 2)
+    return np.frombuffer(starts, np.int64).reshape(-1, 2)
 
 
 def fill_row(

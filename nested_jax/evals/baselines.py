@@ -5,6 +5,7 @@ import lzma
 import numpy as np
 
 NAMES = ("unigram", "bigram", "trigram")
+BLOCK = 1 << 24  # bytes of a text that are looked at at once
 
 
 def byte_probabilities(train: np.ndarray, text: np.ndarray, order: int) -> np.ndarray:
@@ -34,22 +35,8 @@ def byte_probabilities(train: np.ndarray, text: np.ndarray, order: int) -> np.nd
       Witten and Bell, "The zero-frequency problem", IEEE Transactions on Information Theory 37(4), 1991, method C;
       interpolated form as in Chen and Goodman, "An empirical study of smoothing techniques", 1998, section 2.5.
     """
-    for name, array in (("train", train), ("text", text)):
-        if array.ndim != 1 or array.dtype != np.uint8 or len(array) == 0:
-            raise ValueError(f"{name}: expected non-empty uint8 [N], got {array.dtype} {list(array.shape)}")
-    if order not in (0, 1, 2):
-        raise ValueError(f"order: expected 0, 1 or 2, got {order}")
-    probability = np.full(len(text), 1 / 256)
-    for k in range(min(order, len(text) - 1) + 1):
-        counts = np.bincount(_grams(train, k), minlength=256 ** (k + 1)).reshape(-1, 256)
-        total, different = counts.sum(1), np.count_nonzero(counts, axis=1)
-        grams = _grams(text, k)
-        context = grams >> 8
-        count, weight = counts[context, grams & 255], different[context]
-        denominator = np.maximum(total[context] + weight, 1)
-        lower = probability[k:]
-        probability[k:] = np.where(weight > 0, (count + weight * lower) / denominator, lower)
-    return probability
+    _check(train, text, order)
+    return _probabilities(_tables(train, order), text)
 
 
 def count_model_bits_per_byte(train: np.ndarray, validation: np.ndarray, order: int) -> float:
@@ -68,7 +55,13 @@ def count_model_bits_per_byte(train: np.ndarray, validation: np.ndarray, order: 
       >>> count_model_bits_per_byte(text, text, 1) < count_model_bits_per_byte(text, text, 0)
       True
     """
-    return float(-np.log2(byte_probabilities(train, validation, order)).mean())
+    _check(train, validation, order)
+    tables, bits = _tables(train, order), 0.0
+    for start in range(0, len(validation), BLOCK):
+        before = min(start, order)
+        found = _probabilities(tables, validation[start - before : start + BLOCK])
+        bits -= float(np.log2(found[before:]).sum())
+    return bits / len(validation)
 
 
 def xz_bits_per_byte(validation: np.ndarray) -> float:
@@ -92,6 +85,38 @@ def baseline_table(train: np.ndarray, validation: np.ndarray) -> dict[str, float
     """
     table = {name: count_model_bits_per_byte(train, validation, order) for order, name in enumerate(NAMES)}
     return {**table, "xz": xz_bits_per_byte(validation)}
+
+
+def _check(train: np.ndarray, text: np.ndarray, order: int) -> None:
+    for name, array in (("train", train), ("text", text)):
+        if array.ndim != 1 or array.dtype != np.uint8 or len(array) == 0:
+            raise ValueError(f"{name}: expected non-empty uint8 [N], got {array.dtype} {list(array.shape)}")
+    if order not in (0, 1, 2):
+        raise ValueError(f"order: expected 0, 1 or 2, got {order}")
+
+
+def _tables(train: np.ndarray, order: int) -> list[np.ndarray]:
+    """How often each byte followed each context of 0 to `order` bytes, int64 [256 ** k, 256]."""
+    tables = [np.zeros(256 ** (k + 1), np.int64) for k in range(order + 1)]
+    for k, table in enumerate(tables):
+        for start in range(0, len(train), BLOCK):
+            grams = _grams(train[max(start - k, 0) : start + BLOCK], k)
+            table += np.bincount(grams, minlength=len(table))
+    return [table.reshape(-1, 256) for table in tables]
+
+
+def _probabilities(tables: list[np.ndarray], text: np.ndarray) -> np.ndarray:
+    """See `byte_probabilities`; float64 [M]."""
+    probability = np.full(len(text), 1 / 256)
+    for k, counts in enumerate(tables[: len(text)]):
+        total, different = counts.sum(1), np.count_nonzero(counts, axis=1)
+        grams = _grams(text, k)
+        context = grams >> 8
+        count, weight = counts[context, grams & 255], different[context]
+        denominator = np.maximum(total[context] + weight, 1)
+        lower = probability[k:]
+        probability[k:] = np.where(weight > 0, (count + weight * lower) / denominator, lower)
+    return probability
 
 
 def _grams(text: np.ndarray, order: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from nested_jax.data.batches import Windows
 from nested_jax.models.layers import at_least_float32
 from nested_jax.models.placement import PLACES, constrain
 
@@ -48,7 +49,7 @@ def window_scorer(model: nn.Module) -> Callable[[Params, ArrayLike], jax.Array]:
 
 
 def score_windows(
-    scorer: Callable[[Params, ArrayLike], jax.Array], params: Params, windows: np.ndarray, batch_size: int
+    scorer: Callable[[Params, ArrayLike], jax.Array], params: Params, windows: np.ndarray | Windows, batch_size: int
 ) -> float:
     """Mean bits per byte over windows, in batches of one size (the last is filled up and the filling is left out).
 
@@ -102,8 +103,7 @@ def bits_per_byte(
     scorer = window_scorer(model)
     found = {}
     for length in context_lengths:
-        starts = np.arange(0, used, length)
-        windows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)
+        windows = Windows(tokens, np.arange(0, used, length), length + 1)
         found[length] = score_windows(scorer, params, windows, max(1, min(tokens_per_batch // length, len(windows))))
     return found
 

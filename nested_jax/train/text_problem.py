@@ -16,7 +16,7 @@ from nested_jax.evals.generation import Generator
 from nested_jax.evals.questions import check
 from nested_jax.evals.zero_shot import files
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.multiprocess import alone, share
+from nested_jax.train.multiprocess import alone, first, share
 from nested_jax.train.report import Report, excerpt
 from nested_jax.train.sharding import make_mesh
 from nested_jax.train.step import loss
@@ -82,7 +82,7 @@ class TextProblem:
             sample = self._sample(own)
         unit = "bytes" if plain else f"tokens ({text.bytes_per_token:.3f} bytes each)"
         baselines: Mapping[str, float] = {}
-        if plain and not self._data.packed:
+        if first() and plain and not self._data.packed:
             baselines = baseline_table(text.train, excerpt(text.validation, experiment.final_bytes))
         return Report(
             steps=experiment.steps,
@@ -114,7 +114,7 @@ class _WindowScorer:
 
     def __call__(self, params: Any, windows: int | None, tokens: int | None) -> tuple[float, int]:
         scored, length = excerpt(self._text.validation, tokens), self._data.sequence_length
-        chosen = validation_windows(scored, length, len(scored) if windows is None else windows)
+        chosen = validation_windows(scored, length, windows)
         bits = score_windows(self._score, params, chosen, self._data.batch_size)
         return bits / self._text.bytes_per_token, len(chosen) * length
 

@@ -137,15 +137,15 @@ def test_without_grain_numpy_stands_in(monkeypatch):
 
 
 def test_validation_windows_are_fixed_spread_and_share_no_target():
-    windows = validation_windows(TOKENS, 8, 10)
+    windows = validation_windows(TOKENS, 8, 10)[:]
     assert windows.shape == (10, 9)
     assert windows.dtype == np.int32
     np.testing.assert_array_equal(windows[0], TOKENS[:9])
-    np.testing.assert_array_equal(windows, validation_windows(TOKENS, 8, 10))
-    everything = validation_windows(TOKENS, 8, 10_000)
+    np.testing.assert_array_equal(windows, validation_windows(TOKENS, 8, 10)[:])
+    everything = validation_windows(TOKENS, 8, 10_000)[:]
     np.testing.assert_array_equal(everything[:, 1:].reshape(-1), TOKENS[1 : 1 + everything.shape[0] * 8])
     assert everything.shape[0] == 999 // 8
-    assert validation_windows(TOKENS[:9], 8, 3).shape == (1, 9)
+    assert validation_windows(TOKENS[:9], 8, 3)[:].shape == (1, 9)
     for count, tokens in ((0, TOKENS), (1, TOKENS[:8])):
         with pytest.raises(ValueError, match="validation_windows: expected"):
             validation_windows(tokens, 8, count)

@@ -44,6 +44,14 @@ def test_probabilities_are_those_of_the_literal_loop(order, train, text):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("block", [1, 2, 5, 36])
+def test_a_text_is_looked_at_block_by_block(order, block, monkeypatch):
+    whole = baselines.count_model_bits_per_byte(TRAIN, TEXT, order)
+    monkeypatch.setattr(baselines, "BLOCK", block)
+    assert baselines.count_model_bits_per_byte(TRAIN, TEXT, order) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("context", [b"th", b"\xff\xfe", b"\xffe"])
 def test_probabilities_sum_to_one(order, context):
     text = np.frombuffer(b"".join(context + bytes([byte]) for byte in range(256)), np.uint8)
