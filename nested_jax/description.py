@@ -31,6 +31,23 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _describe(config, ())
 
 
+def without(description: Mapping[str, Any], paths: Container[str]) -> dict[str, Any]:
+    """A description made by `to_dict`, but for some fields.
+
+    Example:
+      >>> without({"dim": 64, "data": {"path": "text", "cache": None}}, ["dim", "data.cache"])
+      {'data': {'path': 'text'}}
+    """
+    return _without(description, paths, "")
+
+
+def _without(node: Any, paths: Container[str], path: str) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    left = {name: join(path, name) for name in node if join(path, name) not in paths}
+    return {name: _without(node[name], paths, at) for name, at in left.items()}
+
+
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """List where two descriptions made by `to_dict` differ, one readable line per value.
 

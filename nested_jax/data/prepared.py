@@ -14,7 +14,6 @@ where a file of records would hold rows of one length. While it is prepared the 
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
@@ -27,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nested_jax.data.documents import Corpus, Document, read
+from nested_jax.data.lock import locked
 from nested_jax.data.pace import Pace, total
 from nested_jax.data.packing import join
 from nested_jax.data.tokenizers import Tokenizer, encode_each
@@ -130,7 +130,8 @@ def prepare(
     folder = pathlib.Path(cache).expanduser() / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_name(f"{name}.lock"), say):
+        lock = folder.with_name(f"{name}.lock")
+        with locked(lock, lambda: say(f"waiting for another process that prepares the same data ({lock})")):
             if not folder.exists():
                 partial = folder.with_name(f"{name}.partial")
                 _Preparation(partial, corpus, tokenizer, identity, say).run()
@@ -359,15 +360,3 @@ def _replace(path: pathlib.Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds a lock that goes away with the process; waits for it if another process has it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that prepares the same data ({path})")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -61,6 +61,8 @@ class TextConfig:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes: expected None or at least 1, got {self.max_bytes}")
+        for name in ("path", "cache"):
+            check_path(name, getattr(self, name))
         if self.format not in FORMATS:
             raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.end_token is not None and self.tokenizer in (None, Bytes.name):
@@ -75,6 +77,20 @@ class TextConfig:
     def read(self, say: Callable[[str], None] = print) -> "Text":
         """The text, as `load_text` reads it."""
         return load_text(self, say=say)
+
+
+def check_path(name: str, path: str | os.PathLike[str] | None) -> None:
+    """Raises a `ValueError` for the address of a bucket: all files are read and written as files.
+
+    Example:
+      >>> check_path("workdir", "gs://mine/runs")
+      Traceback (most recent call last):
+      ValueError: workdir: expected a folder or file, got 'gs://mine/runs'; mount the bucket and give the path there
+    """
+    if path is not None and "://" in os.fspath(path):
+        raise ValueError(
+            f"{name}: expected a folder or file, got {os.fspath(path)!r}; mount the bucket and give the path there"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from nested_jax.train.comparison import Published, Row, Sweep, variant
 from nested_jax.train.experiment import FREE
 
 ROWS_FILE = "rows.jsonl"
-PLACES = ("data.path", "data.cache", "data.task.path")
+PLACES = ("data.path", "data.task.path")
 """Fields that say where something lies and not what is run: records with others of them are of the same table."""
 TIERS = {"tiny": "unit", "small": "small", "20m": "slot"}
 

@@ -196,7 +196,8 @@ def default_workdir(spec: str, overrides: Mapping[str, str], free: Sequence[str]
     """
     file, _, variant = spec.partition(".py:")
     parts = [pathlib.Path(file).name.removesuffix(".py"), *([variant] if variant else [])]
-    parts += [f"{field}={value}" for field, value in sorted(overrides.items()) if field.split(".")[0] not in free]
+    told = {field: value for field, value in sorted(overrides.items()) if not {field, field.split(".")[0]} & {*free}}
+    parts += [f"{field}={value}" for field, value in told.items()]
     full = "-".join(parts)
     name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in full)
     if len(name) > 100:

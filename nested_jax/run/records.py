@@ -1,7 +1,6 @@
 """Records of finished runs, one JSON line each: what was run, what came out, on what machine, when."""
 
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import jax
 
+from nested_jax.data.lock import locked
 from nested_jax.train.experiment import FREE
 
 PACKAGES = ("jax", "flax", "optax")
@@ -105,8 +105,7 @@ def read(path: pathlib.Path) -> list[Record]:
 
 def append(path: pathlib.Path, record: Record) -> None:
     """Adds a record to a file, in place of one with the same key; several processes may do so at once."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path.with_name(path.name + ".lock")):
         kept = [one for one in read(path) if one.key != record.key]
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(json.dumps(asdict(one)) + "\n" for one in [*kept, record]))

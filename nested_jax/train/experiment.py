@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from nested_jax.data import FastaConfig, SeriesConfig, TaskConfig, TextConfig
 from nested_jax.data.dna import BASES
+from nested_jax.data.text import check_path
 from nested_jax.evals.questions import QuestionsConfig
 from nested_jax.evals.sampling import Sampling
 from nested_jax.evals.zero_shot import table_columns
@@ -106,6 +107,7 @@ class Experiment:
         for name in ("steps", "microbatches", "log_every", "eval_windows", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_path("parameters_from", self.parameters_from)
         if self.eval_every < 0:
             raise ValueError(f"eval_every must be at least 0; got {self.eval_every}")
         if isinstance(self.data, SeriesConfig) != isinstance(self.model, ForecasterConfig):
@@ -165,8 +167,9 @@ FREE = (
     "questions",
     "writers",
     "sample",
+    "data.cache",
 )
-"""Fields of `Experiment` that may change when a run is continued: none of them enters the sequence of updates.
+"""Fields of an `Experiment` that may change when a run is continued: none of them enters the sequence of updates.
 
 (Another mesh, or another number of microbatches, adds the same numbers in another order, so losses then agree to
 rounding, not to the bit.)

@@ -20,6 +20,7 @@ from flax import linen as nn
 from nested_jax import config as configs
 from nested_jax import description
 from nested_jax.data import TextConfig
+from nested_jax.data.text import check_path
 from nested_jax.train import scoring
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
 from nested_jax.train.experiment import FREE, Experiment
@@ -55,7 +56,7 @@ class Run:
       trained: whether `train` made an update.
 
     Raises:
-      ValueError: if the config is out of range.
+      ValueError: if the config is out of range, or the workdir no path.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Run:
         say: Callable[[str], None] = print,
     ):
         configs.validate(experiment)
+        check_path("workdir", workdir)
         self.experiment = experiment
         self.workdir = pathlib.Path(workdir)
         self.model = open_model(experiment) if model is None else model
@@ -106,10 +108,7 @@ class Run:
         check_same(-1 if latest is None else latest, f"the newest checkpoint in {self.checkpoints.directory}")
         if latest is not None:
             stored = description.completed(self.checkpoints.config(latest), self.experiment)
-            mine, theirs = (
-                {name: value for name, value in described.items() if name not in FREE}
-                for described in (self.description, stored)
-            )
+            mine, theirs = (description.without(described, FREE) for described in (self.description, stored))
             lines = [f"{line} (checkpoint != this config)" for line in description.differences(theirs, mine)]
             refuse_other_config(self.checkpoints.directory, lines)
 

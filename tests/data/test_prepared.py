@@ -1,5 +1,6 @@
 """Prepared data: what is on disk, that a killed preparation ends up the same, that no other data is taken for it."""
 
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -246,6 +247,15 @@ def test_another_process_is_waited_for(tmp_path):
         hidden.rename(folder)
     thread.join(10)
     assert (found[0].folder, tokenizer.calls) == (folder, 0)
+
+
+def test_a_filesystem_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=r"lock: its filesystem has no locks \(Function not implemented\): choose"):
+        run(lines(tmp_path / "x.jsonl"), Words(), tmp_path / "cache")
 
 
 def test_damaged_caches_are_refused(tmp_path):

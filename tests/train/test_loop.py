@@ -190,6 +190,25 @@ def test_another_config_is_refused_with_its_differences(experiment, model, whole
     assert contents(whole[0]) == before
 
 
+def test_tokens_may_be_cached_elsewhere_when_a_run_goes_on(experiment, model, whole):
+    elsewhere = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, cache="elsewhere"))
+    assert train(elsewhere, whole[0], model=model, say=quiet) == whole[2]
+
+
+@pytest.mark.parametrize("field", ["workdir", "parameters_from", "data.cache", "data.path"])
+def test_addresses_of_buckets_are_refused_before_anything_is_made(experiment, model, tmp_path, monkeypatch, field):
+    monkeypatch.chdir(tmp_path)
+    address = "gs://bucket/mine"
+    if field.startswith("data."):
+        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **{field[5:]: address}))
+    elif field == "parameters_from":
+        experiment = dataclasses.replace(experiment, parameters_from=address)
+    told = field.replace(".", ": ")
+    with pytest.raises(ValueError, match=rf"{told}: expected a folder or file, got '{address}'; mount the bucket"):
+        train(experiment, address if field == "workdir" else "w", model=model, say=quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_steps_on_a_mesh_leave_every_array_where_the_table_puts_it(experiment, tmp_path, monkeypatch):
     """Before the first and after the last, with parameters that are drawn and that are given.
