@@ -7,6 +7,7 @@ asked for scores that it does not have (`train.scoring`), it is evaluated again.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -227,6 +228,7 @@ class Run:
             return {}
         assert isinstance(experiment.data, TextConfig)
         tokenizer = experiment.data.encoder()
+        numbers = itertools.count(experiment.steps + 1)  # processes agree on where to stop by numbers that grow
         with alone(params, make_mesh(experiment.mesh)) as own:
             return scoring.run(
                 experiment,
@@ -235,7 +237,7 @@ class Run:
                 own,
                 self.workdir,
                 self.say,
-                lambda: interruption.received is not None,
+                lambda: interruption.stop_after(next(numbers)) is not None,
             )
 
 
@@ -296,6 +298,7 @@ class _Updates:
                     run.say(f"step {number}/{experiment.steps}  validation {name} {value:.3f}")
             if saved:
                 with progress.aside():
+                    self._writers.sync()
                     path = run.checkpoints.save(number, self._state, self._problem.batches.get_state(), run.description)
                 if stopping is not None and not last:
                     run.say(f"{stopping}: stopped after step {number}, saved {path}; resume with the same command")

@@ -15,6 +15,9 @@ class Writer(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` (name → number) for `step`."""
 
+    def sync(self) -> None:
+        """Puts what was recorded where it outlives the machine."""
+
     def close(self) -> None:
         """Flushes and lets go of what is open."""
 
@@ -57,6 +60,9 @@ class JsonLines:
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
 
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 
@@ -76,6 +82,9 @@ class TensorBoard:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -105,6 +114,9 @@ class WandB:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
+    def sync(self) -> None:
+        """It sends what it has by itself."""
+
     def close(self) -> None:
         self._run.finish()
 
@@ -118,6 +130,10 @@ class Writers:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.scalars(step, values)
+
+    def sync(self) -> None:
+        for writer in self._writers:
+            writer.sync()
 
     def close(self) -> None:
         for writer in self._writers:
