@@ -14,7 +14,7 @@ from nested_jax.memory import networks, objectives
 from nested_jax.scan import engine
 from nested_jax.scan.operations import Network, Objective, Plain
 from nested_jax.scan.plan import IMPLEMENTATIONS, Plan
-from nested_jax.scan.state import MemoryState
+from nested_jax.scan.state import MemoryState, like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,9 @@ class Memory:
 
         Returns:
           The state.
+
+        Raises:
+          ValueError: with `retain_first`, for a rule whose state begins as a copy of the weights or a map of them.
         """
         dim_k, dim_v = self.network.dims(params)
         return engine.start(self, params, dim_k, dim_v * (1 + len(objectives.gates(self.objective))))
@@ -192,7 +195,8 @@ class Memory:
         Raises:
           ValueError: if a shape does not fit, a gate is missing or unknown, or the implementation cannot run the rule.
         """
-        gates = dict(gates or {})
+        gates = {name: jnp.asarray(gate) for name, gate in (gates or {}).items()}
+        reset = None if reset is None else jnp.asarray(reset)
         self._check_sequence(state, keys, values, queries)
         self._check_gates(state.weights, gates, (keys.shape[0],))
         check_reset(reset, keys.shape[0], self.chunk_size)
@@ -254,7 +258,7 @@ class Memory:
         if queries.ndim != 2 or queries.shape[-1] != width:
             raise ValueError(f"queries: expected shape [T, {width}], got {queries.shape}")
         dtype = next(iter(state.weights.values())).dtype
-        return self.network(Plain(state.weights), queries.astype(dtype)).astype(queries.dtype)
+        return like(self.network(Plain(state.weights), queries.astype(dtype)), queries)
 
     def plan(self, dim: int | tuple[int, int] = 64, channels: Collection[str] = ()) -> Plan:
         """How this memory will be run on keys and values of width `dim`, and why.

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 _INPUTS = "inputs"
+_TAKEN = ("window", _INPUTS, "importance")
 _record: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("gates", default=None)
 
 
@@ -37,14 +38,16 @@ def read_gate(
     Args:
       extra: the keyword arguments that `update` received.
       name: the gate; None where the constant is no gate.
+        "window", "inputs" and "importance" are taken: a memory gives them other things.
       constant: what stands in for the gate where `extra` does not hold it (or holds None); None if nothing does.
-      scalar: whether the rule can only use a single number.
+      scalar: whether the rule can only use a single number. A rule is also traced with 1 for every gate.
 
     Returns:
       A scalar, or a vector [D] of one number per channel; `scale` says which axis of an array that is.
 
     Raises:
-      ValueError: if there is neither a keyword nor a constant, or the gate has more than one axis, with `scalar` any.
+      ValueError: if there is neither a keyword nor a constant, the gate has more than one axis, with `scalar` any, or
+        its name is taken.
 
     Example:
       >>> print(read_gate({"decay": 0.25}, "decay", 0.5), read_gate({}, "decay", 0.5))
@@ -52,6 +55,8 @@ def read_gate(
     """
     if name is None:
         return jnp.asarray(constant)
+    if name in _TAKEN:
+        raise ValueError(f"gate: expected another name than {', '.join(_TAKEN)}, which are taken, got {name!r}.")
     record = _record.get()
     if record is not None:
         record.setdefault(name, _report(constant))

@@ -21,12 +21,15 @@ class Map(NamedTuple):
       name: how it was built.
       settle: accumulator -> one that maps to the same weights, after every step; None for the identity. It matters to a
         decay per channel.
+      shifts: whether `settle` only adds what `forward` does not see, whatever a linear rule makes of it: settling at
+        the end of a chunk then gives the same weights, and the chunk can be run at once.
     """
 
     forward: Callable[[jax.Array], jax.Array]
     inverse: Callable[[jax.Array], jax.Array]
     name: str
     settle: Callable[[jax.Array], jax.Array] | None = None
+    shifts: bool = False
 
     def settled(self, accumulator: jax.Array) -> jax.Array:
         """`settle`, where there is one."""
@@ -138,6 +141,7 @@ def softmax_map(total: float = 1.0, axis: int | None = None) -> Map:
         lambda w: jnp.log(jnp.maximum(w / total, jnp.finfo(w.dtype).tiny)),
         f"softmax_map(total={total}, axis={axis})",
         lambda a: jax.nn.log_softmax(a, axis=axis),
+        shifts=True,
     )
 
 

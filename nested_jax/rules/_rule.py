@@ -183,6 +183,8 @@ def _call(name: str, arguments: Mapping[str, Any], seen: tuple[int, ...]) -> str
 
 
 def _describe_array(value: Any) -> str:
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
     array = np.asarray(value)
     if array.size <= 16:
         return f"{array.dtype}({array.tolist()})"

@@ -64,6 +64,8 @@ def read(spec: Specification, weights) -> tuple[Affine | None, str]:
         return None, "its network has other weights than one matrix"
     ((name, matrix),) = weights.items()
     (dim_k, dim_v), dtype = matrix.shape, matrix.dtype
+    if spec.network.dims(weights) != (dim_k, dim_v):
+        return None, "its network has other widths than its matrix"
     used = []
 
     def traced(output, keys, values):

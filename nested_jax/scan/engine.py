@@ -8,10 +8,22 @@ import jax
 import jax.numpy as jnp
 
 from nested_jax import rules
-from nested_jax.scan import delta, dual, materialize, per_chunk, stages, token
+from nested_jax.scan import delta, dual, materialize, per_chunk, stages, structure, token
 from nested_jax.scan import plan as planning
 from nested_jax.scan.plan import Plan
-from nested_jax.scan.state import Carry, Chunk, MemoryState, Open, Specification, Window, chunk_start, select, view
+from nested_jax.scan.state import (
+    Carry,
+    Chunk,
+    MemoryState,
+    Open,
+    Specification,
+    Window,
+    begin,
+    chunk_start,
+    like,
+    select,
+    view,
+)
 
 _TOKENS_PER_CHECKPOINT = 64
 
@@ -27,9 +39,17 @@ def start(spec: Specification, weights: Mapping[str, jax.Array], dim_k: int, dim
 
     Returns:
       The state.
+
+    Raises:
+      ValueError: with `retain_first`, if the rule's state begins as something made of the weights.
     """
+    if spec.retain_first and structure.carries_weights(spec.rule, weights):
+        raise ValueError(
+            "retain_first: expected a rule whose state begins without the weights, got "
+            f"{rules.describe_rule(spec.rule)}, of which it is not known what decays"
+        )
     weights = {name: w.astype(jnp.promote_types(w.dtype, jnp.float32)) for name, w in weights.items()}
-    rule_state = spec.rule.init(weights)
+    rule_state = begin(spec.rule, weights)
     dtype = next(iter(weights.values())).dtype
     window = open_chunk = None
     if spec.window > 1:
@@ -81,12 +101,12 @@ def scan(
         y, after = _short_chunk(spec, plan, after, carry, *jax.tree.map(lambda x: x[full * size :], inputs))
         outputs.append(y)
     y = jnp.concatenate(outputs) if outputs else jnp.zeros((0, values.shape[-1]), dtype)
-    return y.astype(values.dtype), after
+    return like(y, values), after
 
 
 def _fresh(spec: Specification, state: MemoryState) -> Carry:
     window = None if state.window is None else state.window._replace(seen=jnp.zeros_like(state.window.seen))
-    return Carry(state.initial, spec.rule.init(state.initial), window)
+    return Carry(state.initial, begin(spec.rule, state.initial), window)
 
 
 def _chunks(
@@ -210,7 +230,7 @@ def step(
         opened = opened._replace(position=(opened.position + 1) % spec.chunk_size, weights=start_weights)
     read = {"after": weights, "before": state.weights, "start": start_weights}[spec.read]
     y = token.predict(spec, read, tokens.queries[0])
-    return y.astype(jnp.asarray(value).dtype), MemoryState(weights, rule_state, state.initial, window, opened)
+    return like(y, value), MemoryState(weights, rule_state, state.initial, window, opened)
 
 
 def _step_per_chunk(spec: Specification, state: MemoryState, tokens: Chunk, begins: jax.Array, start_weights):

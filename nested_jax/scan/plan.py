@@ -133,7 +133,7 @@ def make(spec: Specification, weights, rule_state, gates: Mapping[str, Any]) -> 
         if erases:
             obstacle = "with retain_first a rule that takes out the weights' answer has two kinds of weights"
     if not obstacle and map is not None:
-        obstacle = _not_mapped(spec, map, bool(erases), channels)
+        obstacle = _not_mapped(spec, map, bool(erases), channels) or _remembered(rule, map, rule_state, links)
     if not obstacle and erases and channels:
         obstacle = f"{channels}, and the rule takes out the weights' answer"
     if not obstacle and "inputs" in known and not erases:
@@ -178,10 +178,23 @@ def _not_mapped(spec: Specification, map: rules.Map, erases: bool, channels: str
     """Why an accumulator's chunk cannot be run at once though its rule can, or ''."""
     if spec.implementation == "materialize":
         return "the weights are a map of an accumulator; use 'dual'"
-    if spec.retain_first or erases:
+    if erases:
         return "the rule needs other weights of every token than the map of its accumulator at the chunk's start"
+    if map.settle is not None and not map.shifts:
+        return f"{map} settles its accumulator after every token"
     if channels and map.settle is not None:
         return f"{channels}, and {map} settles its accumulator after every token"
+    return ""
+
+
+def _remembered(rule, map: rules.Map, rule_state, links) -> str:
+    """Why it matters to the rule's state when its accumulator is settled, or ''."""
+    read = ""
+    for (path, _), (name, found) in zip(_flatten(rule), links, strict=True):
+        read = read or (name if found.reads_weights else "")
+        kept = structure.owners(rule_state.accumulator, _get(rule_state.rule, path))
+        if map.settle is not None and read and any(owner is not None for owner in kept):
+            return f"{read} reads the accumulator, which {map} settles after every token, and {name} remembers it"
     return ""
 
 

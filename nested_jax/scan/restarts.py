@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from nested_jax import rules
 from nested_jax.scan import per_chunk
 from nested_jax.scan.operations import Plain
-from nested_jax.scan.state import Chunk, Specification, Tree, select
+from nested_jax.scan.state import Chunk, Specification, Tree, begin, select
 
 Gates = Mapping[str, jax.Array]
 
@@ -67,7 +67,7 @@ def _fresh(owner: Specification, weights: dict[str, jax.Array]) -> Copy:
     dtype = next(iter(weights.values())).dtype
     sums = {name: jnp.zeros((), dtype) for name in rules.gates(owner.rule, weights)}
     zeros = jax.tree.map(jnp.zeros_like, weights)
-    return Copy(weights, owner.rule.init(weights), zeros, sums, jnp.zeros((), jnp.int32))
+    return Copy(weights, begin(owner.rule, weights), zeros, sums, jnp.zeros((), jnp.int32))
 
 
 def _end(

@@ -115,6 +115,17 @@ def select(flag: jax.Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
 
 
+def like(answers: jax.Array, given: jax.typing.ArrayLike) -> jax.Array:
+    """Answers in the type of the values or queries, unless these are no floating-point numbers."""
+    dtype = jnp.result_type(given)
+    return answers.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else answers
+
+
+def begin(rule: optax.GradientTransformation, weights: Mapping[str, jax.Array]) -> Tree:
+    """The state of a rule at the start, of arrays alone."""
+    return jax.tree.map(jnp.asarray, rule.init(dict(weights)))
+
+
 def chunk_start(state: MemoryState) -> MemoryState:
     """The state with the weights at the start of the chunk that the next token is in."""
     if state.open is None:
@@ -144,7 +155,10 @@ def view(
     before = window.keys.shape[0]
     keys = jnp.concatenate([window.keys, keys.astype(window.keys.dtype)])
     values = jnp.concatenate([window.values, values.astype(window.values.dtype)])
+    # A place without a token holds the oldest one: its loss counts for nothing, but has a derivative, where 0 may not.
+    oldest = (jax.lax.dynamic_index_in_dim(x, before - window.seen) for x in (keys, values))
     live = jnp.concatenate([jnp.arange(before) >= before - window.seen, jnp.ones(count, bool)]).astype(keys.dtype)
+    keys, values = (jnp.where(live[:, None] > 0, x, old) for x, old in zip((keys, values), oldest, strict=True))
     age = before + jnp.arange(count)[:, None] - jnp.arange(before + count)[None, :]
     inside = (age >= 0) & (age <= before)
     weights = jnp.take_along_axis(gates["window"], jnp.clip(age, 0, before), axis=1) if "window" in gates else 1.0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -90,6 +91,23 @@ def owners(weights, state) -> list[int | None]:
         ]
         found.append(matches[0] if matches else None)
     return found
+
+
+def carries_weights(rule: optax.GradientTransformation, weights) -> bool:
+    """Whether a rule's state begins as something made of the weights: a copy of them, an accumulator, a norm.
+
+    Sound: what is said to begin without them does.
+    """
+    jaxpr = jax.make_jaxpr(rule.init)(weights).jaxpr
+    made = set(jaxpr.invars)
+
+    def any_made(variables) -> bool:
+        return any(not isinstance(variable, jex.Literal) and variable in made for variable in variables)
+
+    for equation in jaxpr.eqns:
+        if any_made(equation.invars):
+            made.update(equation.outvars)
+    return any_made(jaxpr.outvars)
 
 
 class Reading(NamedTuple):

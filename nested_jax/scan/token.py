@@ -38,14 +38,18 @@ def gradient(spec: Specification, weights, keys: jax.Array, values: jax.Array, i
 
 
 def retained(spec: Specification, weights, rule_state, gates: Mapping[str, jax.Array]):
-    """The already decayed weights, those that a zero gradient and an empty rule state would leave: (1 - decay) W."""
+    """The already decayed weights, (1 - decay) W: what the rule makes of W with a zero gradient and an empty state.
+
+    What it would give out without weights, such as noise, is left out.
+    """
     owners = structure.owners(weights, rule_state)
     leaves, treedef = jax.tree.flatten(rule_state)
     quiet = treedef.unflatten(
         [leaf if owner is None else jnp.zeros_like(leaf) for leaf, owner in zip(leaves, owners, strict=True)]
     )
-    step = structure.rule_step(spec.rule)
-    return optax.apply_updates(weights, step(jax.tree.map(jnp.zeros_like, weights), quiet, weights, gates)[0])
+    step, nothing = structure.rule_step(spec.rule), jax.tree.map(jnp.zeros_like, weights)
+    with_weights, without = (step(nothing, quiet, given, gates)[0] for given in (weights, nothing))
+    return optax.apply_updates(weights, jax.tree.map(jnp.subtract, with_weights, without))
 
 
 def write(spec: Specification, start, weights, rule_state, keys, values, importance, gates: Mapping[str, jax.Array]):
