@@ -83,8 +83,10 @@ class Memory:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
-        if not isinstance(self.rule, optax.GradientTransformation):
-            raise ValueError(f"rule: expected an optax.GradientTransformation, got {type(self.rule).__name__}")
+        rule, network = isinstance(self.rule, optax.GradientTransformation), hasattr(self.network, "dims")
+        _check_part("rule", self.rule, rule, "an optax.GradientTransformation")
+        _check_part("network", self.network, network and callable(self.network), "a network such as MLP()")
+        _check_part("objective", self.objective, callable(self.objective), "a function ([T, D], [T, D]) -> [T]")
         if self.step_per == "chunk" and self.read != "start":
             raise ValueError(
                 f"read: expected 'start' with step_per='chunk', got {self.read!r}: "
@@ -135,9 +137,11 @@ class Memory:
           The state.
 
         Raises:
-          ValueError: with `retain_first`, for a rule whose state begins as a copy of the weights or a map of them.
+          ValueError: if the objective gives anything but one loss per token; with `retain_first`, for a rule whose
+            state begins as a copy of the weights or a map of them.
         """
         dim_k, dim_v = self.network.dims(params)
+        self._check_objective(dim_v)
         return engine.start(self, params, dim_k, dim_v * (1 + len(objectives.gates(self.objective))))
 
     def gates(self, weights: Mapping[str, jax.Array] | None = None) -> dict[str, Any]:
@@ -280,7 +284,21 @@ class Memory:
         }
         return engine.make_plan(self, state, gates)
 
+    def _check_objective(self, dim_v: int) -> None:
+        two = jax.ShapeDtypeStruct((2, dim_v), jnp.float32)
+        own = dict.fromkeys(objectives.gates(self.objective), two)
+        expected = "objective: expected one loss per token, ([T, D], [T, D]) -> [T]"
+        try:
+            shape = jnp.shape(jax.eval_shape(self.objective, two, two, **own))
+        except Exception as error:
+            made = str(error).splitlines()[0][:200] if str(error) else ""
+            raise ValueError(f"{expected}, but with T = 2 it raised {type(error).__name__}: {made}") from error
+        if shape != (2,):
+            raise ValueError(f"{expected}, got shape {shape} with T = 2: sum over the last axis alone")
+
     def _check_arrays(self, state: MemoryState, keys, values, queries, ndim: int) -> None:
+        if not isinstance(state, MemoryState):
+            raise ValueError(f"state: expected what start(params) or a scan returned, got {type(state).__name__}")
         for name, array in (("keys", keys), ("values", values), ("queries", queries)):
             if array.ndim != ndim:
                 form = "[T, D]" if ndim == 2 else "[D]"
@@ -325,6 +343,14 @@ class Memory:
             raise ValueError(
                 f"gates: expected a value for {missing} at every token, or a constant in the rule; got {sorted(gates)}"
             )
+
+
+def _check_part(name: str, value: Any, fits: bool, expected: str) -> None:
+    """Raises a ValueError for a field of a memory that does not fit, or is what makes one that would."""
+    uncalled = isinstance(value, type) or (not fits and callable(value))
+    if not fits or uncalled:
+        hint = "; did you forget the ()?" if uncalled else ""
+        raise ValueError(f"{name}: expected {expected}, got {getattr(value, '__name__', type(value).__name__)}{hint}")
 
 
 def check_reset(reset: jax.Array | None, tokens: int, chunk_size: int) -> None:

@@ -143,3 +143,31 @@ def test_gates_and_resets_may_be_lists():
     jax.tree.map(np.testing.assert_array_equal, listed, given)
     with pytest.raises(ValueError, match=r"gates\['learning_rate'\]: expected shape \(3,\), got \(\)"):
         found.scan(state, KEYS, KEYS, KEYS, {"learning_rate": 0.1})
+
+
+def test_an_objective_has_a_loss_for_every_token():
+    """Run token by token a sum over everything would do, over a chunk at once it would mix tokens."""
+
+    def total(prediction, target):
+        return jnp.sum((prediction - target) ** 2)
+
+    for objective, got in ((total, r"got shape \(\) with T = 2: sum"), (nj.objectives.lp, "it raised .*Error")):
+        with pytest.raises(ValueError, match=rf"objective: expected one loss per token, .*{got}"):
+            memory(objective=objective).start({"w": jnp.eye(2)})
+
+
+def test_fields_that_are_something_else_are_named():
+    for field, value, message in (
+        ("objective", "l2", "objective: expected a function .* got str"),
+        ("network", nj.networks.MLP, r"network: expected a network such as MLP\(\), got MLP; did you forget the \(\)"),
+        ("network", nj.rules.titans(), "network: expected a network such as"),
+        (
+            "rule",
+            nj.rules.titans,
+            r"rule: expected an optax.GradientTransformation, got titans; did you forget the \(\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            memory(**{field: value})
+    with pytest.raises(ValueError, match=r"state: expected what start\(params\) or a scan returned, got dict"):
+        memory().scan({"w": jnp.eye(2)}, KEYS, KEYS, KEYS)
