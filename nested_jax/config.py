@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import enum
 import importlib.util
+import json
 import pathlib
 import sys
 import types
@@ -69,8 +70,9 @@ def override(config: Any, values: Mapping[str, str]) -> Any:
     """Return a copy of a config with some fields replaced, each converted to the type its annotation names.
 
     Understood types: `int`, `float`, `bool` (true/false), `str`, paths, enums (by name), `Literal`, `tuple[...]` and
-    `list[...]` of those (comma separated, parentheses or brackets optional), and unions, where `none` stands for None.
-    A path may go through tuples, lists (by index) and dicts (by key) that are already there: `model.levels.0.period`.
+    `list[...]` of those (comma separated, parentheses or brackets optional), mappings (as JSON), and unions, where
+    `none` stands for None. A path may go through tuples, lists (by index) and dicts (by key) that are already there:
+    `model.levels.0.period`.
 
     Args:
       config: A dataclass instance, frozen or not; nested ones likewise. It is left as it is.
@@ -214,11 +216,20 @@ def _parse(text: str, hint: Any) -> Any:
         return _pick(text.lower(), {"true": True, "false": False})
     if hint in (int, float, str):
         return hint(text)
+    if hint in (dict, Mapping) or origin in (dict, Mapping):
+        return _parse_mapping(text)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return _pick(text, dict(hint.__members__))
     if isinstance(hint, type) and issubclass(hint, pathlib.PurePath):
         return pathlib.Path(text)
     raise TypeError
+
+
+def _parse_mapping(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
 
 
 def _pick(text: str, table: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -48,6 +48,7 @@ class Model:
     activation: Callable = jax.nn.gelu
     schedule: float | Callable[[int], float] = 0.1
     levels: tuple[Level, ...] = (Level(), Level(period=8))
+    options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"b1": 0.9})
     twice: int = dataclasses.field(init=False, default=0)
 
     def __post_init__(self):
@@ -140,6 +141,9 @@ def test_load_errors(file, spec, overrides, message):
         ("model.nested", "(1,8),(64,)", ((1, 8), (64,))),
         ("model.nested", "((1,8),)", ((1, 8),)),
         ("model.nested", "()", ()),
+        ("model.options", "{}", {}),
+        ("model.options", '{"momentum": 0.9, "nesterov": true}', {"momentum": 0.9, "nesterov": True}),
+        ("model.options.b1", "0.8", 0.8),
         ("model.names", "[a, b]", ["a", "b"]),
         ("model.names", "", []),
         ("model.folder", "data/x", pathlib.Path("data/x")),
@@ -183,6 +187,7 @@ def test_override_rebuilds_computed_fields_and_keeps_the_rest():
         ({"model.kind": "rnn"}, r"model.kind: expected Literal\['lmm', 'transformer'\], got 'rnn'"),
         ({"model.colour": "GREEN"}, "model.colour: expected Colour, got 'GREEN'"),
         ({"model.limit": "x"}, r"model.limit: expected int \| None, got 'x'"),
+        ({"model.options": "[1]"}, r"model.options: expected .*Mapping\[str, typing.Any\], got '\[1\]'"),
         ({"model.pair": "1,2,3"}, r"model.pair: expected tuple\[int, float\], got '1,2,3'"),
         ({"model.nested": "(1, 8)"}, r"model.nested: expected tuple\[tuple\[int, ...\], ...\], got '\(1, 8\)'"),
         ({"model.activation": "gelu"}, "model.activation: .*Callable cannot be given as text; set it in the config"),

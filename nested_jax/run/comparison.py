@@ -132,13 +132,18 @@ def load(spec: str, overrides: Mapping[str, str] | None = None) -> Comparison:
     """Reads `FILE.py` or `FILE.py:SIZE`, with fields of every config that the command line sets.
 
     Raises:
-      ValueError: if the file has no `ROWS` and `RESULT`, or there is no such size.
+      ValueError: if the file has no `ROWS` and `RESULT`, measures a part that it has not, or there is no such size.
     """
     module, arg = configs.module(spec)
     rows, published = getattr(module, "ROWS", None), getattr(module, "RESULT", None)
     if not isinstance(rows, Mapping) or not isinstance(published, Published):
         raise ValueError(f"config: {spec} is no table: it must define ROWS and RESULT (a Published)")
     parts: Any = tuple(getattr(module, "PARTS", ("",)))
+    for column, metric in published.measured.items():
+        part, colon, _ = metric.partition(":")
+        if colon and part not in parts:
+            known = ", ".join(parts)
+            raise ValueError(f"RESULT.measured[{column!r}]: expected a part before the colon, {known}, got {metric!r}")
     _, _, size = variant(rows, arg and f"@{arg}", parts)
     sweep = getattr(module, "SWEEP", Sweep())
     return Comparison(str(module.__file__), size, rows, published, parts, sweep, overrides or {})

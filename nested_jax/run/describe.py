@@ -27,7 +27,7 @@ from nested_jax.models.config import WITH_ATTENTION, WITH_MEMORY
 from nested_jax.rules import describe_rule, gated_gradient_descent, gates
 from nested_jax.run.nesting import Component, table
 from nested_jax.train.experiment import Experiment
-from nested_jax.train.optimizer import OptimizerConfig, path_name
+from nested_jax.train.optimizer import OptimizerConfig, make_optimizer, path_name
 
 
 class Description(NamedTuple):
@@ -65,7 +65,7 @@ def description(experiment: Experiment) -> Description:
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     params = jax.eval_shape(lambda key, tokens: model.init(key, tokens)["params"], jax.random.key(0), tokens)
     states = jax.eval_shape(lambda params: model.apply({"params": params}, 1, method="start"), params)
-    length = experiment.data.sequence_length
+    length, optimizer = experiment.data.sequence_length, make_optimizer(experiment.optimizer, experiment.steps)
     components, notes = _training(experiment.optimizer, params, length), []
     if experiment.model.stacked:
         params = jax.eval_shape(lambda params: unstack_layers(params, experiment.model), params)
@@ -97,7 +97,8 @@ def description(experiment: Experiment) -> Description:
     batch = experiment.data.batch_size * length
     notes += [
         f"parameters: {parameter_count(params):,}, of which {_fast(params):,} are initial weights of memories",
-        f"state of one sequence: {state_bytes(states):,} bytes, however long the context",
+        f"state of one sequence: {state_bytes(states):,} bytes, however long the context; of the optimizer: "
+        f"{state_bytes(jax.eval_shape(optimizer.init, params)):,}",
         f"a step reads {experiment.data.batch_size} × {length} = {batch:,} bytes; {experiment.steps:,} steps read "
         f"{experiment.steps * batch:,}",
     ]
@@ -129,7 +130,7 @@ def _training(config: OptimizerConfig, params: Any, length: int) -> list[Compone
     for period in sorted(paces, key=lambda period: -(period or float("inf"))):
         count = sum(sizes[place] for place in paces[period])
         if period is None:
-            rows.append(Component("frozen", "never", None, "–", "–", count, 0))
+            rows.append(Component("frozen", "never", None, "–", "–", count, None))
             continue
         places = sorted(paces[period], key=lambda place: place < len(config.groups))
         used = [(name(config.trained[place].rule), place) for place in places]
@@ -138,7 +139,7 @@ def _training(config: OptimizerConfig, params: Any, length: int) -> list[Compone
             for rule, place in used
         ]
         rows.append(
-            Component("training", _updates(period), period * length, "cross-entropy", "; ".join(described), count, 0)
+            Component("training", _updates(period), period * length, "cross-entropy", "; ".join(described), count, None)
         )
     return rows
 

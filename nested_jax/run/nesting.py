@@ -20,7 +20,7 @@ class Component(NamedTuple):
       objective: what is made smaller; "–" where nothing is.
       rule: what is done with its gradient, or how it changes.
       parameters: numbers that training finds, initial weights included.
-      state: bytes that are carried from token to token.
+      state: bytes that are carried from token to token; None for what does not run along a sequence.
       inside: whether it belongs to the component above.
     """
 
@@ -30,7 +30,7 @@ class Component(NamedTuple):
     objective: str
     rule: str
     parameters: int
-    state: int
+    state: int | None
     inside: bool = False
 
 
@@ -44,8 +44,10 @@ def table(components: Sequence[Component], length: int) -> str:
     rows = []
     for one in components:
         name = f"  {one.name}" if one.inside else one.name
-        sizes = [f"{one.parameters:,}", f"{one.state:,}", f"{one.state / length:,.1f}", f"{one.state / LONG:,.3f}"]
-        rows.append([name, one.period, one.objective, one.rule, *sizes])
+        sizes = ["–"] * 3
+        if one.state is not None:
+            sizes = [f"{one.state:,}", f"{one.state / length:,.1f}", f"{one.state / LONG:,.3f}"]
+        rows.append([name, one.period, one.objective, one.rule, f"{one.parameters:,}", *sizes])
     return text_table([*HEADINGS, f"per token of {length:,}", f"of {LONG:,}"], rows)
 
 

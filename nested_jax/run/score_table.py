@@ -93,7 +93,17 @@ def _key(settings: Mapping[str, str]) -> Settings:
 
 
 def lines(comparison: Comparison, records: Sequence[Record]) -> list[Line]:
-    """All rows of the paper and of the experiment, the experiment's first."""
+    """All rows of the paper and of the experiment, the experiment's first.
+
+    Raises:
+      ValueError: if there are settings to choose from, and no finished run has the metric to choose by.
+    """
+    sweep = comparison.sweep
+    known = {name for record in records if not record.stopped for name in record.metrics}
+    if known and len(sweep.settings) > 1 and not known >= {*sweep.select.removeprefix("-").split("+")}:
+        raise ValueError(
+            f"SWEEP.select: expected metrics of the runs, {', '.join(sorted(known))}, got {sweep.select!r}"
+        )
     printed = (key.partition("@") for key in comparison.published.values)
     others = [row for row, _, size in printed if size in ("", comparison.size)]
     rows = dict.fromkeys([*comparison.rows, *others])

@@ -25,6 +25,7 @@ from nested_jax.train.layerwise import layerwise, path_name
 RuleFactory = Callable[..., optax.GradientTransformation]
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 MODULES = ("optax", "nested_jax.rules")
+ADAMS = {"b1": 0.9, "b2": 0.95}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,8 @@ class OptimizerConfig:
     Attributes:
       rule: a function with a parameter `learning_rate` that returns a transformation, or its dotted name in `optax` or
         `nested_jax.rules` (`"optax.adamw"`, `"optax.contrib.muon"`, `"nested_jax.rules.titans"`).
-      arguments: the function's other arguments, e.g. `{"momentum": 0.95}`.
+      arguments: the function's other arguments, e.g. `{"momentum": 0.95}`. The default, `ADAMS`, goes to those that
+        take it.
       learning_rate: peak learning rate, > 0.
       warmup: steps of linear warm-up from 0, ≥ 0.
       schedule: shape after the warm-up, to `final` times the peak at the last step.
@@ -93,7 +95,7 @@ class OptimizerConfig:
     """
 
     rule: str | RuleFactory = "optax.adam"
-    arguments: Mapping[str, Any] = field(default_factory=lambda: {"b1": 0.9, "b2": 0.95})
+    arguments: Mapping[str, Any] = field(default_factory=lambda: dict(ADAMS))
     learning_rate: float = 3e-3
     warmup: int = 50
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -156,7 +158,7 @@ def factory(rule: str | RuleFactory, arguments: Mapping[str, Any]) -> RuleFactor
 
     Args:
       rule: the function, or its dotted name in `optax` or `nested_jax.rules`.
-      arguments: its other arguments.
+      arguments: its other arguments; those of `ADAMS` are left out where the function does not take them.
 
     Returns:
       A function of `learning_rate` alone.
@@ -178,6 +180,8 @@ def factory(rule: str | RuleFactory, arguments: Mapping[str, Any]) -> RuleFactor
             "Wrap it: a function of learning_rate that returns a chain"
         )
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    if arguments == ADAMS and not ADAMS.keys() <= known.keys():
+        arguments = {}
     for argument in arguments:
         if argument == "learning_rate":
             raise ValueError("arguments must not hold learning_rate: it is a field of its own, and scheduled")
@@ -199,7 +203,10 @@ def _look_up(name: str) -> Any:
                     raise ValueError(f"rule {name!r}: there is no {part!r}{hint}")
                 found = getattr(found, part)
             return found
-    raise ValueError(f"rule must be a dotted name in {' or '.join(MODULES)}; got {name!r}")
+    last = name.rpartition(".")[2]
+    near = [f"{module}.{last}" for module in MODULES if hasattr(importlib.import_module(module), last)]
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"rule must be a dotted name in {' or '.join(MODULES)}; got {name!r}{hint}")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Schedule:

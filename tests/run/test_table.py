@@ -166,6 +166,23 @@ def test_a_run_that_stopped_is_never_chosen(scored):
     assert found == (("optimizer.learning_rate", "1e-3"),)
 
 
+def test_a_metric_that_no_run_has_chooses_nothing(scored):
+    """A slip of the pen, or the default, would else take the grid's first settings and say that it chose."""
+    for select in ("validation/sequenc", "-bits_per_byte"):
+        sweep = dataclasses.replace(SCORES.sweep, select=select)
+        with pytest.raises(ValueError, match=rf"SWEEP.select: expected metrics of the runs, .*, got '{select}'"):
+            score_table.lines(dataclasses.replace(SCORES, sweep=sweep), scored)
+
+
+def test_a_column_is_of_a_part_that_there_is(tmp_path):
+    text = pathlib.Path(FILE).with_name("table4.py").read_text()
+    (tmp_path / "mine.py").write_text(text + "\nRESULT.measured['x'] = 'shrt:test/sequence'\n")
+    with pytest.raises(
+        ValueError, match=r"RESULT.measured\['x'\]: expected a part before the colon, .* got 'shrt:test/sequence'"
+    ):
+        load(str(tmp_path / "mine.py"))
+
+
 def test_settings_of_fewer_seeds_and_numbers_that_are_none_never_win(scored):
     rates = [(("optimizer.learning_rate", rate),) for rate in ("1e-3", "3e-3")]
     one = [record for record in scored if record.row == "one"]

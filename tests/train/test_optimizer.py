@@ -179,10 +179,20 @@ def without_learning_rate(scale):
     return optax.scale(scale)
 
 
+def test_the_arguments_of_the_default_are_for_rules_that_take_them():
+    OptimizerConfig(rule=optax.sgd, learning_rate=0.1).validate()
+    (trained,) = OptimizerConfig(rule=optax.adamw).trained
+    assert factory(trained.rule, trained.arguments).keywords == {"b1": 0.9, "b2": 0.95}
+    with pytest.raises(ValueError, match="sgd has no parameter 'b1'"):
+        factory(optax.sgd, {"b1": 0.9})
+
+
 @pytest.mark.parametrize(
     ("rule", "arguments", "message"),
     [
-        ("adam", {}, r"dotted name in optax or nested_jax.rules; got 'adam'"),
+        ("adam", {}, r"dotted name in optax or nested_jax.rules; got 'adam'; did you mean 'optax.adam'"),
+        ("nj.rules.titans", {}, r"got 'nj.rules.titans'; did you mean 'nested_jax.rules.titans'"),
+        ("nothing", {}, r"got 'nothing'$"),
         ("optax.adamm", {}, r"no 'adamm'; did you mean 'adam"),
         ("nested_jax.rules.titan", {}, r"no 'titan'; did you mean 'titans'"),
         (optax.adam, {"nestrov": True}, r"adam has no parameter 'nestrov'; did you mean 'nesterov'"),
