@@ -187,7 +187,7 @@ def test_override_rebuilds_computed_fields_and_keeps_the_rest():
         ({"model.kind": "rnn"}, r"model.kind: expected Literal\['lmm', 'transformer'\], got 'rnn'"),
         ({"model.colour": "GREEN"}, "model.colour: expected Colour, got 'GREEN'"),
         ({"model.limit": "x"}, r"model.limit: expected int \| None, got 'x'"),
-        ({"model.options": "[1]"}, r"model.options: expected .*Mapping\[str, typing.Any\], got '\[1\]'"),
+        ({"model.options": "[1]"}, r"model.options: expected .*Mapping\[str, Any\], got '\[1\]'"),
         ({"model.pair": "1,2,3"}, r"model.pair: expected tuple\[int, float\], got '1,2,3'"),
         ({"model.nested": "(1, 8)"}, r"model.nested: expected tuple\[tuple\[int, ...\], ...\], got '\(1, 8\)'"),
         ({"model.activation": "gelu"}, "model.activation: .*Callable cannot be given as text; set it in the config"),
