@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import optax
+
 from nested_jax.memory import across
 from nested_jax.memory.memory import Memory
 from nested_jax.memory.slots import SlotMemory
@@ -50,7 +52,10 @@ def explain(memory: Any, dim: int | tuple[int, int] = 64) -> None:
         return
     found = list(_memories(memory))
     if not found:
-        raise ValueError(f"memory: expected an nj.Memory or a system of them, got {type(memory).__name__}")
+        hint = (
+            ": put the rule into one, nj.Memory(rule=...)" if isinstance(memory, optax.GradientTransformation) else ""
+        )
+        raise ValueError(f"memory: expected an nj.Memory or a system of them, got {type(memory).__name__}{hint}")
     for name, one in found:
         print("\n  ".join([f"{name}:", *_lines(one, dim)]))
     print(_split(memory, dim))

@@ -138,7 +138,8 @@ def _trace(rule: optax.GradientTransformation, params: optax.Params | None) -> d
     if params is None:
         params = {"w": jax.ShapeDtypeStruct((2, 3), jnp.float32), "b": jax.ShapeDtypeStruct((3,), jnp.float32)}
     if not isinstance(rule, optax.GradientTransformation):
-        raise ValueError(f"rule must be an optax transformation, got {rule!r}.")
+        hint = "; a memory lists its own, memory.gates()" if callable(getattr(rule, "gates", None)) else ""
+        raise ValueError(f"rule must be an optax transformation, got {rule!r}{hint}.")
     init, update = optax.with_extra_args_support(rule)
 
     def step(params: optax.Params) -> optax.Updates:

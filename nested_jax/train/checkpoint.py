@@ -232,5 +232,6 @@ def refuse_other_config(directory: os.PathLike[str], differences: Iterable[str])
         raise ValueError(
             f"the checkpoints in {os.fspath(directory)} belong to another config: "
             + "; ".join(lines)
-            + ". Nothing was overwritten: give another --workdir, or the same config"
+            + ". Nothing was overwritten: give the same config, or another --workdir (with "
+            "--config.parameters_from=WORKDIR it begins with the parameters of this one)"
         )
