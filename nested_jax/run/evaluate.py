@@ -171,9 +171,13 @@ def _stream(run: Run, params: Any, text: Text, options: argparse.Namespace) -> N
         last = spans[-2]
     state = jax.eval_shape(lambda: run.model.apply({"params": params}, 1, method="start"))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if spans[-1].end < wanted:
+        print(f"{spans[-1].end:,} of {wanted:,} {unit} were read: whole chunks")
+    ratio = last.seconds_per_token / first.seconds_per_token
+    print()
+    if len(spans) > 1:
+        print(f"time per token, last {last.tokens:,} over first {first.tokens:,}: {ratio:.3f}")
     print(
-        f"\ntime per token, last {last.tokens:,} over first {first.tokens:,}: "
-        f"{last.seconds_per_token / first.seconds_per_token:.3f}\n"
         f"resident memory, end minus first stretch: {(spans[-1].memory - first.memory) / 1e6:+.1f} MB\n"
         f"state carried from chunk to chunk: {size:,} bytes, {size / spans[-1].end:.3f} per token of context"
     )

@@ -142,6 +142,7 @@ class Run:
             return None
         report = Report.load(self.workdir / "report.json")
         lacking = [] if report is None else scoring.missing(self.experiment, self.workdir)
+        check_same(report is not None and not lacking, f"what is found of the finished run in {self.workdir}")
         if lacking:
             self.say(f"{self.workdir} is finished, but lacks scores as they are asked for now: {', '.join(lacking)}")
         return None if lacking else report
