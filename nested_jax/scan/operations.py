@@ -44,7 +44,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, operations: Operations, x: jax.Array) -> jax.Array:
-        """[T, D_k] -> [T, D_v]."""
+        """[T, D_k] -> [T, D_v]; asks for its layers itself, not inside of `jax.jit`, `jax.checkpoint` or a loop."""
         ...
 
 
