@@ -28,6 +28,7 @@ class Chip:
       node: chips that `link` joins; None for a whole TPU slice.
       network: bytes/s that a chip sends out of its node; None where there is nothing outside.
       devices: devices that JAX sees per chip.
+      sides: of a slice, 2 or 3, each 1, 2 or a multiple of 4; None where there are no slices.
       source: where the numbers are from, and when they were read.
     """
 
@@ -38,6 +39,7 @@ class Chip:
     node: int | None = None
     network: float | None = None
     devices: int = 1
+    sides: int | None = None
     source: str
 
     def sends(self, kind: str, group: int) -> float:
@@ -57,11 +59,13 @@ class Chip:
         return min(self.link, self.node * self.network)
 
 
-def _tpu(bfloat16: float, memory: float, bandwidth: float, both_ways: float, page: str, devices: int = 1) -> Chip:
+def _tpu(
+    bfloat16: float, memory: float, bandwidth: float, both_ways: float, page: str, sides: int, devices: int = 1
+) -> Chip:
     rates = {"bfloat16": bfloat16, "float32": bfloat16, "highest": bfloat16 / 6}
     source = f"https://docs.cloud.google.com/tpu/docs/{page}, 2026-11-25"
     memory, link = memory * GIB, both_ways / 2
-    return Chip(flops=rates, memory=memory, bandwidth=bandwidth, link=link, devices=devices, source=source)
+    return Chip(flops=rates, memory=memory, bandwidth=bandwidth, link=link, devices=devices, sides=sides, source=source)
 
 
 def _gpu(rates: tuple[float, float, float], memory: float, bandwidth: float, both: float, port: float, page: str):
@@ -77,10 +81,10 @@ def _gpu(rates: tuple[float, float, float], memory: float, bandwidth: float, bot
 
 
 CHIPS: Mapping[str, Chip] = {
-    "v5e": _tpu(197e12, 16, 819e9, 400e9, "v5e"),
-    "v5p": _tpu(459e12, 95, 2765e9, 1200e9, "v5p"),
-    "v6e": _tpu(918e12, 32, 1638e9, 800e9, "v6e"),
-    "tpu7x": _tpu(2307e12, 192, 7380e9, 1200e9, "tpu7x", devices=2),
+    "v5e": _tpu(197e12, 16, 819e9, 400e9, "v5e", 2),
+    "v5p": _tpu(459e12, 95, 2765e9, 1200e9, "v5p", 3),
+    "v6e": _tpu(918e12, 32, 1638e9, 800e9, "v6e", 2),
+    "tpu7x": _tpu(2307e12, 192, 7380e9, 1200e9, "tpu7x", 3, devices=2),
     "a100": _gpu((312e12, 156e12, 19.5e12), 80e9, 2039e9, 600e9, 25e9, "a100"),
     "h100": _gpu((989e12, 494e12, 67e12), 80e9, 3350e9, 900e9, 50e9, "h100"),
     "h200": _gpu((989e12, 494e12, 67e12), 141e9, 4800e9, 900e9, 50e9, "h200"),
@@ -126,7 +130,7 @@ def topology(name: str) -> Topology:
       name: `CHIP:AxB`, `CHIP:AxBxC` or `CHIP:N`, the chip one of `CHIPS`.
 
     Raises:
-      ValueError: for another chip, or a shape that is none.
+      ValueError: for another chip, or a shape that it does not come in.
 
     Example:
       >>> topology("v5p:4x4x4").chips, topology("h100:8").is_tpu
@@ -137,4 +141,9 @@ def topology(name: str) -> Topology:
         raise ValueError(f"topology: expected CHIP:SHAPE with a chip among {', '.join(CHIPS)}, got {name!r}")
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise ValueError(f"topology: expected a shape like 4x4 or 8 after {chip}:, got {name!r}")
-    return Topology(name, CHIPS[chip], tuple(map(int, shape.split("x"))))
+    sides, expected = tuple(map(int, shape.split("x"))), CHIPS[chip].sides
+    if expected is not None and (len(sides) != expected or any(side > 2 and side % 4 for side in sides)):
+        raise ValueError(f"topology: expected {expected} sides of 1, 2 or a multiple of 4 after {chip}:, got {name!r}")
+    if expected is None and len(sides) != 1:
+        raise ValueError(f"topology: expected a number of GPUs after {chip}:, got {name!r}")
+    return Topology(name, CHIPS[chip], sides)

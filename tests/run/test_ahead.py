@@ -42,6 +42,9 @@ FOUND = Compiled(
     [
         ("v9:2x2", "expected CHIP:SHAPE with a chip among v5e, .*got 'v9:2x2'"),
         ("v5e", "expected a shape like 4x4 or 8 after v5e:, got 'v5e'"),
+        ("v5e:3x5", "expected 2 sides of 1, 2 or a multiple of 4 after v5e:, got 'v5e:3x5'"),
+        ("v5p:4x4", "expected 3 sides of 1, 2 or a multiple of 4 after v5p:, got 'v5p:4x4'"),
+        ("h100:2x4", "expected a number of GPUs after h100:, got 'h100:2x4'"),
         ("h100:0", "expected a shape"),
         ("h100:4x", "expected a shape"),
     ],
