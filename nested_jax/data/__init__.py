@@ -1,6 +1,6 @@
 """Data: text as bytes, tokens or bases, tasks as examples, and series of numbers, in seeded resumable batches."""
 
-from nested_jax.data.batches import BatchIterator, Windows, batches, example_batches, packed_batches, validation_windows
+from nested_jax.data.batches import BatchIterator, batches, example_batches, packed_batches
 from nested_jax.data.dna import FastaConfig, load_fasta
 from nested_jax.data.examples import Examples, Task, TaskConfig, examples
 from nested_jax.data.packing import PackedRows
@@ -8,6 +8,7 @@ from nested_jax.data.prepared import prepare
 from nested_jax.data.series import SeriesConfig, load_series, series_batches
 from nested_jax.data.text import Text, TextConfig, load_text
 from nested_jax.data.tokenizers import Bytes, HuggingFace, Tokenizer
+from nested_jax.data.windows import Windows, validation_windows
 
 __all__ = [
     "BatchIterator",

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from nested_jax.data.batches import Windows
+from nested_jax.data.windows import Windows
 from nested_jax.models.layers import at_least_float32
 from nested_jax.models.placement import PLACES, constrain
 
