@@ -1,9 +1,13 @@
-"""Strict settings for every test: eight CPU devices, full precision, no silent rank promotion, quick compiles."""
+"""Strict settings for every test: eight CPU devices, full precision, no silent rank promotion, quick compiles.
+
+Tests run on the CPU, whatever else there is, unless JAX_PLATFORMS says otherwise (see CONTRIBUTING.md).
+"""
 
 import os
 import pathlib
 
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

@@ -7,8 +7,9 @@ with bfloat16 operands and float32 sums. A `wgmma` takes no buffer for both oper
     right   X, read by all warpgroups, once as it lies and once transposed
     gram    A, read by all warpgroups
 
-For d = 256 they would exceed the 227 KiB of shared memory that a block has. Interpreted on a CPU, and compiled for the
-H100 (116 registers a thread for d = 64, 237 for d = 128, none spilled); not yet run on a GPU.
+For d = 256 they would exceed the 227 KiB of shared memory that a block has. Compiled for the H100 (116 registers a
+thread for d = 64, 237 for d = 128, none spilled) and run on one (jax 0.11.2, 2026-11-26): the tests pass; not timed
+yet.
 """
 
 import functools

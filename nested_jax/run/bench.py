@@ -9,6 +9,7 @@ BENCHMARKS = {
     "models": "nested_jax.run.bench_models",
     "slots": "nested_jax.run.bench_slots",
     "scaling": "nested_jax.run.bench_scaling",
+    "throughput": "nested_jax.run.bench_throughput",
     "newton_schulz": "nested_jax.run.bench_newton_schulz",
 }
 

@@ -10,6 +10,7 @@ read by one query per matrix, the momentum formed and orthogonalised against `lo
 import argparse
 import functools
 import platform
+import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -94,7 +95,9 @@ def table(scale: int, rounds: int) -> str:
     def case(title: str, candidates: Candidates, *shapes: tuple[int, ...], dtype=jnp.float32) -> None:
         shapes = tuple(tuple(max(1, size // scale) for size in shape) for shape in shapes)
         text = f"{title} {'×'.join(map(str, shapes[0]))} {jnp.dtype(dtype).name}"
+        begin = time.perf_counter()
         found.extend(rows(text, measure(candidates, shapes, dtype, rounds)))
+        print(f"{text}: {time.perf_counter() - begin:.0f} s", flush=True)
 
     for shape in ((512, 64, 64), (128, 128, 128)):
         case("square", square(kernels=False), shape)
@@ -104,7 +107,7 @@ def table(scale: int, rounds: int) -> str:
     long = {name: functools.partial(orthogonalize, implementation=name) for name in ("xla", "gram")}
     case("wide", long, (1, 512, 2048))
     case("window", window(), (512, 16, 64), (512, 16, 64), (512, 64))
-    return text_table(HEADINGS, found)
+    return f"\n{text_table(HEADINGS, found)}"
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -115,5 +118,5 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments)
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, {platform.machine()}, Python {platform.python_version()}")
-    print(f"five steps, muon, medians of {options.rounds} interleaved rounds\n")
+    print(f"five steps, muon, medians of {options.rounds} interleaved rounds")
     print(table(options.scale, options.rounds))

@@ -18,8 +18,7 @@ Strong scaling splits one batch. Weak scaling gives every device as much as the 
 the axis, rows with `data`, `fsdp` and `tensor`, the length with `sequence` (our choice). Cells are kept in the output
 directory one by one; those of another version of JAX, or of another `--label`, are counted anew.
 
-Where there is an accelerator, tokens/s and MFU of the families at `--measured` on its first device stand in a second
-table, see `nested_jax.run.throughput`; else it says "not run".
+Speed is what `bench throughput` measures, on an accelerator.
 """
 
 import argparse
@@ -34,7 +33,7 @@ import jax
 
 from nested_jax.data import TextConfig
 from nested_jax.models.families import FAMILIES, SIZES, family
-from nested_jax.run import host, scaling_table, throughput
+from nested_jax.run import host, scaling_table
 from nested_jax.run.compile import repeated
 from nested_jax.run.compiled import compile_step
 from nested_jax.run.scaling_table import FILE, Cell, Place, Scaling
@@ -169,7 +168,6 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
     add("--devices", default="1,2,4,8", metavar="N,N", help="along an axis (%(default)s)")
     add("--rows", type=int, default=8, metavar="B", help="of the batch that strong scaling splits (%(default)s)")
     add("--tokens", type=int, default=512, metavar="T", help="of a row of it (%(default)s)")
-    add("--measured", default="170m", metavar="SIZE", help="of what an accelerator runs (%(default)s)")
     add("--label", default="", help="name of the code's version, so that cells of another are counted anew")
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/bench_scaling"), metavar="DIR", help="(%(default)s)")
     options = parser.parse_args(arguments)
@@ -179,9 +177,8 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
         for name in given:
             if name not in known:
                 raise ValueError(f"--{what} takes names among {', '.join(known)}; got {name!r}")
-    for what in ("size", "measured"):
-        if getattr(options, what) not in SIZES:
-            raise ValueError(f"--{what} takes one of {', '.join(SIZES)}; got {getattr(options, what)!r}")
+    if options.size not in SIZES:
+        raise ValueError(f"--size takes one of {', '.join(SIZES)}; got {options.size!r}")
     counts = options.devices.split(",")
     if not all(count.isdecimal() and int(count) for count in counts):
         raise ValueError(f"--devices takes positive whole numbers separated by commas; got {options.devices!r}")
@@ -196,7 +193,6 @@ def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] = ()) -> None:
     """Runs the benchmark, prints its tables, and writes them with a picture to the output directory."""
     options = arguments_of(arguments)
-    speed = throughput.everywhere(options.families, options.measured)
     os.environ.setdefault("XLA_FLAGS", FLAGS)
     jax.config.update("jax_platforms", "cpu")
     host.cpu_devices(options.devices[-1])
@@ -211,9 +207,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         f"up to {options.devices[-1]} virtual devices, {version}: communication and balance, not speed"
     )
     headings, rows = scaling_table.HEADINGS, scaling_table.rows(table, options.devices)
-    measured = throughput.lines(speed, options.measured)
-    (options.output / "scaling.md").write_text(f"{title}\n\n{markdown(headings, rows)}\n\n{measured}\n")
+    (options.output / "scaling.md").write_text(f"{title}\n\n{markdown(headings, rows)}\n")
     scaling_table.write_csv(options.output / "scaling.csv", table)
     scaling_table.draw(options.output / "scaling.png", title, table)
-    print(f"\n{title}\n\n{text_table(headings, rows)}\n\n{measured}")
+    print(f"\n{title}\n\n{text_table(headings, rows)}")
     print(f"\ntable and picture: {options.output}/scaling.{{md,csv,png}}")

@@ -116,12 +116,12 @@ def _measured(comparison: Comparison, records: Sequence[Record]) -> list[str]:
     tokens = sorted({record.tokens for record in records if record.tokens}) or [0]
     read = f"{tokens[0]:,}" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,}"
     budget = f"{among([f'{record.steps:,}' for record in records])} steps of {read} tokens"
-    packages = among([", ".join(f"{k} {v}" for k, v in record.versions.items()) for record in records])
+    machines = [f"{r.device} ({', '.join(f'{k} {v}' for k, v in r.versions.items())})" for r in records]
     seconds = statistics.median(record.seconds for record in records)
     found = [
         f"tier: {comparison.tier}; {len(records)} runs of {seconds:.0f} s (median); {budget}; "
         + (f"{min(sizes):,} to {max(sizes):,} parameters" if sizes else "none came to its end"),
-        f"measured on {among([record.device for record in records])}; {packages}; "
+        f"measured on {among(machines)}; "
         f"{min(record.date for record in records)} to {max(record.date for record in records)}",
     ]
     older = comparison.outdated(records)

@@ -17,7 +17,10 @@ from nested_jax.run.main import parser, split_overrides
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 FILES = sorted(path.name for path in LAUNCH.iterdir() if path.is_file())
-SCRIPTS = ("slurm.sbatch", "tpu_vm.sh", "../tests/launch/slurm_node.sh")
+SCRIPTS = (
+    *("slurm.sbatch", "tpu_vm.sh"),
+    *("../tests/launch/slurm_node.sh", "../experiments/benchmarks/accelerator.sh"),
+)
 
 
 def read(name):

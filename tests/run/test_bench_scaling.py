@@ -3,14 +3,12 @@
 import csv
 import json
 
-import numpy as np
 import pytest
 
 from nested_jax.models.families import count, family
-from nested_jax.run import bench_scaling, main, scaling_table, throughput
+from nested_jax.run import bench_scaling, main, scaling_table
 from nested_jax.run.bench_scaling import Shape, places
 from nested_jax.run.scaling_table import Cell, Place, Scaling
-from nested_jax.run.throughput import Speed
 
 ALONE = Place("sliding-window", "tiny", "", 1, 4, 16)
 
@@ -65,7 +63,6 @@ def invented(monkeypatch):
         return Cell(place, place.devices - 1, 1024.0 * (place.devices - 1), {"all-gather": 1}, flops, 1.0, 2048, 0, 0.1)
 
     monkeypatch.setattr(bench_scaling, "counted", count)
-    monkeypatch.setattr(throughput, "everywhere", lambda families, size: [])
     return counted
 
 
@@ -85,7 +82,6 @@ def test_a_table_a_picture_and_what_is_kept(invented, tmp_path, capsys):
     cells = [cell.strip() for cell in row if cell.strip()]
     assert cells == ["strong", "lstm", "data", "1 2 4", "0 1 3", "0 1 3", "1.00 1.12 1.38", "32 18 11", "2 2 2"]
     assert "not speed" in printed
-    assert "tokens/s and MFU at 170m: not run, there is no accelerator here" in printed
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
     with (tmp_path / "scaling.csv").open() as file:
         records = list(csv.DictReader(file))
@@ -122,24 +118,3 @@ def test_weak_work_is_that_of_one_device():
 def test_options_out_of_range_are_named(option, message):
     with pytest.raises(ValueError, match=message):
         bench_scaling.main([option])
-
-
-def test_speed_is_measured_by_training_steps():
-    """On a CPU the number says nothing; the code path is that of an accelerator."""
-    found = throughput.measure("sliding-window", "tiny", rows=2, tokens=16, calls=1)
-    assert (found.failure, found.parameters) == ("", parameters())
-    assert found.rate > 0
-    assert throughput.mfu(found) is None
-    assert np.isclose(throughput.mfu(Speed("a", "NVIDIA H200", 10**9, 1e5)), 6e14 / 989e12)
-
-
-def test_a_family_that_fails_says_why():
-    found = throughput.measure("sliding-window", "tiny", rows=2, tokens=-1, calls=1)
-    assert found.rate is None
-    assert found.failure.startswith("ValueError: ")
-    assert "| – | – | ValueError: " in throughput.lines([found], "tiny")
-
-
-def test_without_an_accelerator_nothing_is_measured(capsys):
-    throughput.main(["tiny", "lstm"])
-    assert capsys.readouterr().out == ""

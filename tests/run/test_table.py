@@ -133,7 +133,7 @@ def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
     text = table(ABLATION, tmp_path)
     assert "OTHER is compared here with WORSE" in text
     assert "diverged" in text
-    assert "measured on 2 × a processor; python 3.11.7; 2026-11-25" in text
+    assert "measured on 2 × a processor (python 3.11.7); 2026-11-25" in text
     with (tmp_path / "table.csv").open() as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
     assert rows["BETTER"]["change, median"] == "-4.88 %"
