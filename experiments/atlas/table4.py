@@ -1,6 +1,6 @@
 """Atlas, table 4: MAD's small tasks for the mixing of sequences (arXiv 2505.23735).
 
-    python -m nested_jax sweep experiments/atlas/table4.py --seeds=0
+    python -m nested_jax sweep experiments/atlas/table4.py
     python -m nested_jax table experiments/atlas/table4.py
     python -m nested_jax train --config=experiments/atlas/table4.py:omeganet/compression
 
@@ -8,14 +8,14 @@ Variants are `ROW/TASK@BUDGET` as in `experiments/nested_learning/table4.py`, wh
 differs: the accuracy at the *baseline* setting of a task, and no score of MAD. Neither the sizes nor the settings of
 the paper are printed.
 
-Measured so far (2026-11-26, "small", a rate of 5e-4 and no weight decay, seed 0, one core of an AMD EPYC virtual
-machine that other runs shared; `experiments/atlas/table4.jsonl`), attention, Gated DeltaNet, Titans and OmegaNet:
-memorization 60, 94, 100 and 100 %; selective copying 23, 80, 62 and 37; recall from noise 31, 100, 100 and 98;
-compression 25, 27, 28 and 28; fuzzy recall 7, 8, 8 and 8. That is a twentieth of the benchmark's steps, with batches of
-16 to 128 sequences in the place of 128. A cell of OmegaNet took 32 to 56 minutes. Of Atlas only memorization was run,
-on an H100 with jax 0.11.2: 100 %, at 15,000 to 34,000 tokens a second while other programs shared the GPU (its record
-counts six minutes in which it was stopped). It orthogonalises a matrix per token and head: on a core compiling and two
-steps took more than ten minutes.
+Measured so far (`sweep ... --config.optimizer.learning_rate=5e-4 --config.optimizer.weight_decay=0.0`, one setting of
+six; 2026-11-26, "small", seed 0, one core of an AMD EPYC virtual machine that other runs shared;
+`experiments/atlas/table4.jsonl`), attention, Gated DeltaNet, Titans and OmegaNet: memorization 60, 94, 100 and 100 %;
+selective copying 23, 80, 62 and 37; recall from noise 31, 100, 100 and 98; compression 25, 27, 28 and 28; fuzzy recall
+7, 8, 8 and 8. That is a twentieth of the benchmark's steps, with batches of 16 to 128 sequences in the place of 128. A
+cell of OmegaNet took 32 to 56 minutes. Of Atlas only memorization was run, on an H100 with jax 0.11.2: 100 %, at 15,000
+to 34,000 tokens a second while other programs shared the GPU (its record counts six minutes in which it was stopped).
+It orthogonalises a matrix per token and head: on a core compiling and two steps took more than ten minutes.
 """
 
 from nested_jax.train.comparison import Published, Row, without_positions

@@ -1,6 +1,8 @@
 """Nested Learning, table 4: MAD's small tasks for the mixing of sequences (arXiv 2512.24695).
 
-    python -m nested_jax sweep experiments/nested_learning/table4.py --seeds=0
+    python -m nested_jax sweep experiments/nested_learning/table4.py
+    python -m nested_jax sweep experiments/nested_learning/table4.py --config.optimizer.learning_rate=5e-4 \\
+        --config.optimizer.weight_decay=0.0
     python -m nested_jax table experiments/nested_learning/table4.py
     python -m nested_jax train --config=experiments/nested_learning/table4.py:hope/compression
 

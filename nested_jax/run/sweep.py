@@ -30,6 +30,8 @@ def sweep(
     again by the checkpoint in its directory, and trained again where there is none. A row that diverges is said to
     have, and the others go on; an interruption ends the sweep, and the same command continues it.
 
+    A field of the grid that the command line sets is tried at that value alone.
+
     Args:
       comparison: the table.
       workdir: where the runs go, one directory each.
@@ -38,20 +40,21 @@ def sweep(
       parts: which; all if empty.
 
     Raises:
-      ValueError: for an unknown row or part, or an override of what the sweep goes through.
+      ValueError: for an unknown row or part, or an override of a seed.
     """
-    overrides = comparison.overrides
-    for name in ("seed", "data.seed", *comparison.sweep.grid):
+    overrides, planned = comparison.overrides, comparison.sweep
+    for name in ("seed", "data.seed"):
         if name in overrides:
-            raise ValueError(f"{name} is what a sweep goes through; got {overrides[name]!r}")
+            raise ValueError(f"{name} is what a sweep goes through, give --seeds; got {overrides[name]!r}")
+    grid = {field: (overrides[field],) if field in overrides else tried for field, tried in planned.grid.items()}
     for what, given, known in (("rows", rows, comparison.rows), ("parts", parts, comparison.parts)):
         for name in given:
             if name not in known:
                 raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}")
     runs = [
         (row, part, seed, {**overrides, **settings})
-        for settings in comparison.sweep.settings
-        for seed in seeds or comparison.sweep.seeds
+        for settings in dataclasses.replace(planned, grid=grid).settings
+        for seed in seeds or planned.seeds
         for row in rows or comparison.rows
         for part in parts or comparison.parts
     ]

@@ -308,8 +308,8 @@ def test_bad_input_is_named(arguments, message, capsys, tmp_path):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
-    """Seed by seed; what is finished is not run again, what diverges is marked and the rest goes on."""
+def faked(monkeypatch):
+    """A stand-in for runs, and what it was called with: place, seeds and steps."""
     calls = []
 
     class Fake:
@@ -325,6 +325,12 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
             return self.report
 
     monkeypatch.setattr("nested_jax.run.sweep.Run", Fake)
+    return Fake, calls
+
+
+def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    """Seed by seed; what is finished is not run again, what diverges is marked and the rest goes on."""
+    Fake, calls = faked(monkeypatch)
     comparison = load(f"{FILE}:tiny", {"steps": "7"})
     sweep(comparison, tmp_path, (0, 3), ("lmm", "mal"))
     names = ["lmm-steps=7-0", "mal-steps=7-0", "lmm-steps=7-3", "mal-steps=7-3"]
@@ -375,8 +381,23 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert "recorded with another config of experiments/titans/table5.py" in capsys.readouterr().out
     notes = lay(comparison, comparison.records(tmp_path)).notes
     assert "4 runs are of an earlier config of the file and will be run again: mal, lmm" in notes
-    with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through; got '5'"):
+    with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through, give --seeds; got '5'"):
         sweep(load(f"{FILE}:tiny", {"data.seed": "5"}), tmp_path, (0,))
+
+
+def test_a_field_of_the_grid_may_be_set(tmp_path, monkeypatch):
+    """It is tried at that value alone, one of the grid or another; the runs are of the table."""
+    _, calls = faked(monkeypatch)
+    file, field = "experiments/atlas/table4.py", "optimizer.learning_rate"
+    set_to = lambda value: load(f"{file}:tiny", {field: value})
+    sweep(set_to("5e-4"), tmp_path, (0,), ("titans",), ("compression",))
+    place = "titans-compression-learning_rate={}-weight_decay={}-0"
+    assert [name for name, *_ in calls] == [place.format("5e-4", decay) for decay in ("0.0", "0.1")]
+    sweep(set_to("7e-4"), tmp_path, (0,), ("titans",), ("compression",))
+    sweep(load(f"{file}:tiny"), tmp_path, (0,), ("titans",), ("compression",))
+    rates = [name.split("=")[1].removesuffix("-weight_decay") for name, *_ in calls]
+    assert rates == ["5e-4"] * 2 + ["7e-4"] * 2 + ["1e-3"] * 2 + ["1e-4"] * 2
+    assert len(set_to("5e-4").records(tmp_path)) == len(load(f"{file}:tiny").records(tmp_path)) == 8
 
 
 @pytest.mark.slow
