@@ -14,10 +14,13 @@ the same order.
 Chunks set the range of a layer's learning rates, so that the second stage keeps the first one's ranges by name. The
 paper does not print the second stage's learning rate; ours begins at a tenth of the first one's peak and falls to 0.
 
-Measured at "small" (2026-11-26, seed 0 alone, one core of an AMD EPYC virtual machine that other runs shared;
-`experiments/tnt/table2.jsonl`): all signs but one are the opposite ones. TNT is behind Titans with chunks of 8 by 3 %
-with one local memory and by 7 % with four; Titans with one chunk of 256 tokens, the whole context, is 0.7 % ahead.
-Without the projection TNT is 5.6 % better, as printed. 300 steps of 1,024 bytes do not show what TNT adds.
+Measured at "small" (2026-11-26, seeds 0 to 2, one core of an AMD EPYC virtual machine that other runs shared;
+`experiments/tnt/table2.jsonl`): of seven signs one is the printed one. TNT is behind Titans with chunks of 8 by 3 %
+with one local memory and by 7 % with four; Titans with one chunk of 256 tokens, the whole context, is 0.7 % ahead;
+without the global memory nothing changes; without the projection TNT is 5.6 % better, as printed. 300 steps of 1,024
+bytes do not show what TNT adds. One run diverged, TNT {4, 8, 16} with seed 2 at step 119, in a line of 33 spaces: where
+all keys of a chunk are the same, its gradients at the chunk's start add up. With three quarters of the memories'
+learning rates (`--config.model.memory.max_learning_rate`) the same weights read it.
 
 Differs from the paper at "small": size, text and metric (bits per byte of held-out source files, not the mean of three
 perplexities), contexts of 256, global chunks and shards of 64 and not 2,048. The inner rule is Titans' (the paper

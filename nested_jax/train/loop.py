@@ -338,7 +338,8 @@ class _Updates:
             f"step {number}: {what} {reason} (loss {loss:g}, gradient norm {norm:g}, "
             f"learning rate {values['learning_rate']:g}). The update was not applied and nothing was saved; the last "
             f"good checkpoint is {self._run.checkpoints.path(good or 0)}. Try a lower optimizer.learning_rate or "
-            "optimizer.clip_norm, a longer optimizer.warmup, or smaller memory gates, in a new --workdir"
+            "optimizer.clip_norm, a longer optimizer.warmup, or smaller memory gates (model.memory.max_learning_rate), "
+            "in a new --workdir"
         )
 
 
