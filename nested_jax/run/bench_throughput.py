@@ -3,11 +3,11 @@
     python -m nested_jax bench throughput
     python -m nested_jax bench throughput --families=titans-lmm,hope --size=20m
 
-One step after the other on one batch of random tokens, in bfloat16, layers as one loop and recomputed in the backward
-pass; seconds are the mean of the steps, at most ten, that begin within ten seconds, after two that do not count. MFU is
-6 · parameters · tokens/s over the device's peak of bfloat16 products (`nested_jax.run.chips`), as in PaLM, appendix B,
-without the term of attention: what a memory computes beyond its parameters counts for nothing. Memory is what the
-compiled step asks for. Where JAX sees CPUs only, nothing is run.
+One step after the other on one batch of random tokens, in bfloat16, layers recomputed in the backward pass and, where
+they repeat, as one loop; seconds are the mean of the steps, at most ten, that begin within ten seconds, after two that
+do not count. MFU is 6 · parameters · tokens/s over the device's peak of bfloat16 products (`nested_jax.run.chips`), as
+in PaLM, appendix B, without the term of attention: what a memory computes beyond its parameters counts for nothing.
+Memory is what the compiled step asks for. Where JAX sees CPUs only, nothing is run.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from nested_jax.data import TextConfig
 from nested_jax.models.families import FAMILIES, SIZES, family
 from nested_jax.run.chips import CHIPS
 from nested_jax.run.text_table import markdown
+from nested_jax.run.timing import asked_bytes
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.problems import open_model
@@ -118,10 +119,7 @@ def measure(
             begin = time.perf_counter()
             compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
             compiling = time.perf_counter() - begin
-            asked = compiled.memory_analysis()
-            if asked is not None:
-                ends = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
-                memory = int(asked.temp_size_in_bytes + ends)
+            _, memory = asked_bytes(compiled)
             for _ in range(2):
                 state, metrics = compiled(state, batch)
             loss, done, begin = float(metrics["loss"]), 0, time.perf_counter()

@@ -32,6 +32,15 @@ class Measured:
         return statistics.median(self.seconds)
 
 
+def asked_bytes(compiled: jax.stages.Compiled) -> tuple[int | None, int | None]:
+    """What a compiled program allocates besides its inputs and outputs, and with them; None where unknown."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None, None
+    ends = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(memory.temp_size_in_bytes), int(memory.temp_size_in_bytes + ends)
+
+
 class Compiled:
     """A jitted function compiled for its arguments, with what compiling cost and what memory a call takes.
 
@@ -45,12 +54,7 @@ class Compiled:
         begin = time.perf_counter()
         self._call = jax.jit(function).lower(*arguments).compile()
         self.compile_seconds = time.perf_counter() - begin
-        memory = self._call.memory_analysis()
-        self.temporary_bytes = self.total_bytes = None
-        if memory is not None:
-            self.temporary_bytes = int(memory.temp_size_in_bytes)
-            ends = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            self.total_bytes = self.temporary_bytes + int(ends)
+        self.temporary_bytes, self.total_bytes = asked_bytes(self._call)
         self._arguments = tuple(arguments)
 
     def __call__(self) -> None:
