@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from nested_jax.train.experiment import FREE
 
 ROWS_FILE = "rows.jsonl"
 PLACES = ("data.path", "data.task.path")
+ASKING = ("zero_shot", "questions")
 """Fields that say where something lies and not what is run: records with others of them are of the same table."""
 TIERS = {"tiny": "unit", "small": "small", "20m": "slot"}
 
@@ -76,6 +77,14 @@ class Comparison:
         assert base is not None
         return base
 
+    def cells(self, rows: Sequence[str] = (), parts: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """The pairs of a row and a part, of those given or, where none is, of all; a `ValueError` for one unknown."""
+        for what, given, known in (("rows", rows, self.rows), ("parts", parts, self.parts)):
+            for name in given:
+                if name not in known:
+                    raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}")
+        return [(row, part) for row in rows or self.rows for part in parts or self.parts]
+
     def records(self, workdir: pathlib.Path | None) -> list[Record]:
         """The finished runs of this size: those beside the experiment's file, then those of a directory."""
         beside = read(pathlib.Path(self.file).with_suffix(".jsonl"))
@@ -110,11 +119,15 @@ class Comparison:
         return found
 
     def unscored(self, records: Iterable[Record]) -> list[Record]:
-        """Those that came to their end without a score that is asked for now."""
+        """Those that came to their end without a score that is asked for now.
+
+        Other overrides are left out: they may suit the rows and parts alone that are to be run.
+        """
+        asking = {name: value for name, value in self.overrides.items() if name.split(".")[0] in ASKING}
 
         @functools.cache
         def asked(row: str, part: str) -> frozenset[str]:
-            return frozenset(configs.load(self.spec(row, part), self.overrides).asked)
+            return frozenset(configs.load(self.spec(row, part), asking).asked)
 
         return [
             record

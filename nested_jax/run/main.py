@@ -280,7 +280,7 @@ def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> Non
     paper = pathlib.Path(comparison.file).parent.name  # another paper has a table of this number, too
     workdir = pathlib.Path(options.workdir or usual.with_name(f"{paper}-{usual.name}"))
     if options.command == "sweep":
-        first: Any = configs.load(comparison.spec(next(iter(comparison.rows)), comparison.parts[0]), overrides)
+        first: Any = configs.load(comparison.spec(*comparison.cells(options.rows, options.parts)[0]), overrides)
         processes.start("sweep", options, math.prod(dataclasses.astuple(first.mesh)))
         host.keep_freed_memory()
         sweep(comparison, workdir, options.seeds, options.rows, options.parts)

@@ -47,16 +47,12 @@ def sweep(
         if name in overrides:
             raise ValueError(f"{name} is what a sweep goes through, give --seeds; got {overrides[name]!r}")
     grid = {field: (overrides[field],) if field in overrides else tried for field, tried in planned.grid.items()}
-    for what, given, known in (("rows", rows, comparison.rows), ("parts", parts, comparison.parts)):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}")
+    cells = comparison.cells(rows, parts)
     runs = [
         (row, part, seed, {**overrides, **settings})
         for settings in dataclasses.replace(planned, grid=grid).settings
         for seed in seeds or planned.seeds
-        for row in rows or comparison.rows
-        for part in parts or comparison.parts
+        for row, part in cells
     ]
     file = workdir / ROWS_FILE
     recorded = comparison.records(workdir)

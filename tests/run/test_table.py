@@ -400,6 +400,16 @@ def test_a_field_of_the_grid_may_be_set(tmp_path, monkeypatch):
     assert len(set_to("5e-4").records(tmp_path)) == len(load(f"{file}:tiny").records(tmp_path)) == 8
 
 
+def test_an_override_need_only_suit_what_is_run(tmp_path, monkeypatch):
+    """Of compression 128 rows in 32 parts, where copying, which is recorded, has 16."""
+    _, calls = faked(monkeypatch)
+    arguments = ["sweep", "experiments/atlas/table4.py", f"--workdir={tmp_path}", "--rows=titans", "--seeds=9"]
+    arguments += ["--config.optimizer.learning_rate=5e-4", "--config.optimizer.weight_decay=0.0"]
+    for part, microbatches in (("selective-copying", 16), ("compression", 32)):
+        assert main([*arguments, f"--parts={part}", f"--config.microbatches={microbatches}"]) == 0
+    assert [name.split("-")[1] for name, *_ in calls] == ["selective", "compression"]
+
+
 @pytest.mark.slow
 def test_a_sweep_trains(tmp_path, capsys):
     arguments = [f"{FILE}:tiny", f"--workdir={tmp_path}"]
