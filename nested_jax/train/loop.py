@@ -3,14 +3,18 @@
 A run lives in one directory, the workdir: `config.json`, `metrics.jsonl` (one line per step), `checkpoints/<step>`,
 and at the end `scores.json`, `report.json` and `training.png`. Started again with the same config it goes on from the
 newest checkpoint, to the same losses bit for bit; with another config it refuses; finished, it says so, and if it is
-asked for scores that it does not have (`train.scoring`), it is evaluated again.
+asked for scores that it does not have (`train.scoring`), it is evaluated again. A second process of the same computer
+that is started there waits for the first to end.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +25,7 @@ from flax import linen as nn
 from nested_jax import config as configs
 from nested_jax import description
 from nested_jax.data import TextConfig
+from nested_jax.data.lock import locked
 from nested_jax.data.text import check_path
 from nested_jax.train import scoring
 from nested_jax.train.checkpoint import Checkpoints, refuse_other_config
@@ -88,7 +93,7 @@ class Run:
           ValueError: if the workdir holds another config's checkpoints or a truncated one, or the data is unusable.
           TrainingStopped: if the guard refused an update.
         """
-        with self.checkpoints:
+        with self._held(), self.checkpoints:
             self.check_config()
             report = self._finished()
             if report is not None:
@@ -136,6 +141,19 @@ class Run:
             "checkpoint": self.checkpoints.path(self.checkpoints.latest or 0),
             "picture": self.workdir / "training.png",
         }
+
+    def _held(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes of this computer out of the workdir, by a lock elsewhere that ends with the process.
+
+        Other computers are not kept out: locks on shared filesystems may outlive a computer that was lost.
+        """
+        if not first():
+            return contextlib.nullcontext()
+        name = hashlib.sha256(str(self.workdir.resolve()).encode()).hexdigest()[:16]
+        return locked(
+            pathlib.Path(tempfile.gettempdir()) / f"nested_jax-{os.getuid()}-{name}.lock",
+            lambda: self.say(f"{self.workdir}: another process trains here; waiting for it to end"),
+        )
 
     def _finished(self) -> Report | None:
         if self.checkpoints.latest != self.experiment.steps:

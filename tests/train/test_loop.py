@@ -5,6 +5,8 @@ import json
 import math
 import shutil
 import signal
+import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -132,6 +134,25 @@ def test_a_finished_run_says_so_and_does_nothing(experiment, model, whole):
     assert "is finished (12 of 12 steps)" in lines[0]
     assert report == whole[2]
     assert contents(whole[0]) == before
+
+
+def test_a_second_process_waits_for_the_first(experiment, model, whole, tmp_path):
+    """Started while the first has its first update before it, it finds the run finished."""
+    lines = []
+    second = threading.Thread(target=lambda: train(experiment, tmp_path / "run", model=model, say=lines.append))
+
+    def say(line):
+        if line.startswith("compiling"):
+            second.start()
+            deadline = time.monotonic() + 20
+            while not lines and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    train(experiment, tmp_path / "run", model=model, say=say)
+    second.join()
+    assert lines[0] == f"{tmp_path / 'run'}: another process trains here; waiting for it to end"
+    assert "is finished (12 of 12 steps)" in lines[1]
+    assert losses(tmp_path / "run") == losses(whole[0])
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
