@@ -85,10 +85,10 @@ class Comparison:
                     raise ValueError(f"{what} must be among {', '.join(known)}; got {name!r}")
         return [(row, part) for row in rows or self.rows for part in parts or self.parts]
 
-    def records(self, workdir: pathlib.Path | None) -> list[Record]:
-        """The finished runs of this size: those beside the experiment's file, then those of a directory."""
-        beside = read(pathlib.Path(self.file).with_suffix(".jsonl"))
-        found = merged(beside, [] if workdir is None else read(workdir / ROWS_FILE))
+    def records(self, workdir: pathlib.Path | None, beside: bool = True) -> list[Record]:
+        """The finished runs of this size: those `beside` the experiment's file, then those of a directory."""
+        older = read(pathlib.Path(self.file).with_suffix(".jsonl")) if beside else []
+        found = merged(older, [] if workdir is None else read(workdir / ROWS_FILE))
         return [
             record
             for record in found

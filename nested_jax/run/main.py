@@ -129,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     swept.add_argument("--seeds", type=_numbers, default=(), metavar="N,N,...", help="seeds (default: the table's)")
     swept.add_argument("--rows", type=_names, default=(), metavar="ROW,ROW,...", help="rows (default: all)")
     swept.add_argument("--parts", type=_names, default=(), metavar="PART,PART,...", help="parts (default: all)")
+    swept.add_argument("--again", action="store_true", help="run what is recorded beside the experiment, too")
 
     about = "published numbers beside those of a sweep, as text, Markdown, CSV and a picture"
     tabled = command("table", about, workdir=True)
@@ -283,7 +284,7 @@ def _run_table(options: argparse.Namespace, overrides: Mapping[str, str]) -> Non
         first: Any = configs.load(comparison.spec(*comparison.cells(options.rows, options.parts)[0]), overrides)
         processes.start("sweep", options, math.prod(dataclasses.astuple(first.mesh)))
         host.keep_freed_memory()
-        sweep(comparison, workdir, options.seeds, options.rows, options.parts)
+        sweep(comparison, workdir, options.seeds, options.rows, options.parts, options.again)
     print(f"\n{table(comparison, workdir)}")
 
 

@@ -22,6 +22,7 @@ def sweep(
     seeds: Sequence[int] = (),
     rows: Sequence[str] = (),
     parts: Sequence[str] = (),
+    again: bool = False,
 ) -> None:
     """Runs a table, combination by combination of its grid and seed by seed: a part of it is a table with fewer.
 
@@ -38,6 +39,7 @@ def sweep(
       seeds: of parameters and data; the table's if empty.
       rows: which; all if empty.
       parts: which; all if empty.
+      again: whether what is recorded beside the experiment's file is run, too; what `workdir` has is not.
 
     Raises:
       ValueError: for an unknown row or part, or an override of a seed.
@@ -55,7 +57,7 @@ def sweep(
         for row, part in cells
     ]
     file = workdir / ROWS_FILE
-    recorded = comparison.records(workdir)
+    recorded = comparison.records(workdir, beside=not again)
     older = {record.key for record in comparison.outdated(recorded)}
     unscored = {record.key for record in comparison.unscored(recorded)} - older
     known = {record.key: record for record in recorded}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
-import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nested_jax.run import ablation, score_table
+from nested_jax.run.again import commands
 from nested_jax.run.comparison import Comparison
 from nested_jax.run.records import Record
 from nested_jax.run.text_table import markdown, text_table
@@ -38,6 +38,7 @@ class Laid:
       rows: cells as text.
       full: the rows of the CSV file, headings first.
       panels: of the picture.
+      commands: title and command of each row.
       run: whether anything was.
     """
 
@@ -47,15 +48,19 @@ class Laid:
     rows: tuple[tuple[str, ...], ...]
     full: tuple[tuple[str, ...], ...]
     panels: tuple[Panel, ...]
+    commands: tuple[tuple[str, str], ...]
     run: bool
 
     @property
     def text(self) -> str:
-        return "\n".join(self.notes) + "\n\n" + text_table(self.headings, self.rows)
+        commands = [f"{title}: {command}" for title, command in self.commands]
+        return "\n".join([*self.notes, "", text_table(self.headings, self.rows), "", *commands])
 
     @property
     def markdown(self) -> str:
-        return "\n".join(f"- {note}" for note in self.notes) + "\n\n" + markdown(self.headings, self.rows)
+        notes = [f"- {note}" for note in self.notes]
+        commands = [f"- {title}: `{command}`" for title, command in self.commands]
+        return "\n".join([*notes, "", markdown(self.headings, self.rows), "", *commands])
 
     @property
     def csv(self) -> str:
@@ -67,12 +72,10 @@ class Laid:
 def lay(comparison: Comparison, records: Sequence[Record]) -> Laid:
     """Lays out a table from the runs that are done: changes where it is an ablation, scores else."""
     title, common = f"{comparison.name}, {comparison.size}", _measured(comparison, records)
+    again, run = tuple(commands(comparison, records)), bool(records)
     if comparison.published.base is not None:
         changes = ablation.lines(comparison, records)
-        rows = [
-            (*ablation.cells(line), _again(comparison, row)) for row, line in zip(comparison.rows, changes, strict=True)
-        ]
-        headings = (*ablation.headings(comparison), "command")
+        headings, rows = ablation.headings(comparison), tuple(tuple(ablation.cells(line)) for line in changes)
         drawn = [line for line in changes if line.published_change is not None or line.changes]
         panel = Panel(
             "change of the loss in %, left is better",
@@ -81,7 +84,7 @@ def lay(comparison: Comparison, records: Sequence[Record]) -> Laid:
             tuple(tuple(100 * change for change in line.changes) for line in drawn),
         )
         notes = (*ablation.notes(comparison), *common)
-        return Laid(title, notes, headings, tuple(rows), (headings, *rows), (panel,), bool(records))
+        return Laid(title, notes, headings, rows, (headings, *rows), (panel,), again, run)
     laid = score_table.lines(comparison, records)
     headings, cells = score_table.wide(comparison, laid)
     full = [score_table.LONG, *score_table.long(comparison, laid, records)]
@@ -94,14 +97,8 @@ def lay(comparison: Comparison, records: Sequence[Record]) -> Laid:
         )
         for column, heading in comparison.published.columns.items()
     )
-    again = f"every number again: {_again(comparison, 'ROW')}; the CSV file that `table` writes has each run's"
-    notes = (*score_table.notes(comparison, records), *common, again)
-    return Laid(title, notes, tuple(headings), tuple(map(tuple, cells)), tuple(map(tuple, full)), panels, bool(records))
-
-
-def _again(comparison: Comparison, row: str) -> str:
-    flags = "".join(f" --config.{field}={shlex.quote(value)}" for field, value in comparison.overrides.items())
-    return f"python -m nested_jax sweep {comparison.name}:{comparison.size} --rows={row}{flags}"
+    notes = (*score_table.notes(comparison, records), *common)
+    return Laid(title, notes, tuple(headings), tuple(map(tuple, cells)), tuple(map(tuple, full)), panels, again, run)
 
 
 def _measured(comparison: Comparison, records: Sequence[Record]) -> list[str]:

@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import pathlib
 import re
+import shlex
 
 import pytest
 
 from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import SIZES
 from nested_jax.run import ablation, records, score_table
+from nested_jax.run.again import command
 from nested_jax.run.comparison import ROWS_FILE, Comparison, load
 from nested_jax.run.main import main
 from nested_jax.run.records import Record
@@ -141,7 +143,9 @@ def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
     assert rows["LOST"]["seeds"] == "0, 1 diverged"
     further = {title: row["accuracy in % (here)"] for title, row in rows.items()}
     assert (further["BASE"], further["WORSE"]) == ("100 (–)", f"{10 * PRINTED['worse']:g} (56.25)")
-    assert rows["LOST"]["command"] == "python -m nested_jax sweep experiments/titans/table5.py:tiny --rows=lost"
+    again = "python -m nested_jax sweep experiments/titans/table5.py:tiny --rows=lost --again --seeds=0"
+    assert text.splitlines()[-5] == f"LOST: {again}"
+    assert f"- LOST: `{again}`" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "table.md").read_text().count("| ") > 20
     assert (tmp_path / "table.png").stat().st_size > 5000
 
@@ -264,7 +268,7 @@ def test_a_table_of_ones_own_is_named_as_it_is_reached(tmp_path, monkeypatch):
 
 
 def test_nothing_run_says_so(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Comparison, "records", lambda *_: [])
+    monkeypatch.setattr(Comparison, "records", lambda *_, **__: [])
     assert main(["table", FILE, f"--workdir={tmp_path}"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("not run") == 9
@@ -383,6 +387,33 @@ def test_a_sweep_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert "4 runs are of an earlier config of the file and will be run again: mal, lmm" in notes
     with pytest.raises(ValueError, match=r"data\.seed is what a sweep goes through, give --seeds; got '5'"):
         sweep(load(f"{FILE}:tiny", {"data.seed": "5"}), tmp_path, (0,))
+
+
+def test_the_command_beside_a_row_runs_it_again(tmp_path, monkeypatch):
+    """What is recorded beside the file, with its parts, seeds and settings; once per directory."""
+    Fake, calls = faked(monkeypatch)
+    scores = {"validation/macro": 1.0, "test/macro": 1.0}
+    monkeypatch.setattr(Fake, "report", dataclasses.replace(REPORT, metrics=scores))
+    file = tmp_path / "mine.py"
+    file.write_text(pathlib.Path("experiments/atlas/table4.py").read_text())
+    settings = {"optimizer.learning_rate": "5e-4", "optimizer.weight_decay": "0.0"}
+    for part in ("selective-copying", "compression"):
+        done = run("titans", 4, size="small", part=part, settings=settings, metrics=scores)
+        records.append(file.with_suffix(".jsonl"), done)
+    monkeypatch.chdir(tmp_path)
+    (line,) = (each for each in lay(load("mine.py"), load("mine.py").records(None)).commands if each[0] == "Titans")
+    words = shlex.split(line[1])
+    assert words[:6] == ["python", "-m", "nested_jax", "sweep", "mine.py:small", "--rows=titans"]
+    assert words[6:9] == ["--again", "--parts=compression,selective-copying", "--seeds=4"]
+    assert words[9:] == [f"--config.{field}={value}" for field, value in settings.items()]
+    for _ in range(2):
+        assert main([*words[3:], "--workdir=runs"]) == 0
+    assert [name.split("-")[1] for name, *_ in calls] == ["compression", "selective"]
+    assert main([word for word in [*words[3:], "--workdir=others"] if word != "--again"]) == 0
+    assert len(calls) == 2
+    elsewhere = dataclasses.replace(done, settings={"data.path": "a b"})
+    assert command(load("mine.py"), "titans", [elsewhere]).endswith(" --config.data.path='a b'")
+    assert command(load("mine.py"), "titans", [elsewhere, done]).endswith(" --seeds=4")
 
 
 def test_a_field_of_the_grid_may_be_set(tmp_path, monkeypatch):
