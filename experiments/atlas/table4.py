@@ -36,6 +36,7 @@ RESULT = Published(
     columns=COLUMNS,
     values={row: dict(zip(COLUMNS, numbers, strict=True)) for row, numbers in NUMBERS.items()},
     measured=MAD_MEASURED,
+    means={"average": tuple(MAD_COLUMNS)},
     unit=100,
 )
 SWEEP = MAD_SWEEP

@@ -11,7 +11,7 @@ karpathy/nanoGPT with the README's options for a CPU: 4 layers of width 128 with
 have that many parameters, by the width of their feed-forward layers. `:tiny` trains on the standard library's sources,
 for tests.
 
-Measured so far (2026-11-25 and 26, one seed, one core of an AMD EPYC virtual machine; the runs are in
+Measured (2026-11-25 and 26, one seed, one core of an AMD EPYC virtual machine; the runs are in
 `experiments/nanogpt/shakespeare.jsonl`), nats per character: Titans LMM 1.59, Yaad 1.61, DeltaNet and LSTM 1.62,
 OmegaNet, Moneta, Memora and Gated DeltaNet 1.63, attention 1.64, Titans MAG 1.68, linear attention 1.69. Their times
 cannot be compared: other runs shared the core.

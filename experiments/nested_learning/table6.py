@@ -47,7 +47,7 @@ from typing import Any
 import nested_jax as nj
 from nested_jax.models import ModelConfig
 from nested_jax.rules import Rule
-from nested_jax.train.comparison import Published, Row, compare, shortened, training, variant
+from nested_jax.train.comparison import UNTUNED, Published, Row, compare, shortened, training, variant
 from nested_jax.train.experiment import Experiment
 
 RESULT = Published(
@@ -69,6 +69,7 @@ RESULT = Published(
     measured={"reasoning": "average"},
     base="hope",
 )
+SWEEP = UNTUNED
 
 
 def rule(dgd: bool = True, momentum: bool = True, decay: float | None = None) -> Rule:

@@ -30,7 +30,15 @@ import dataclasses
 
 import nested_jax as nj
 from nested_jax.models import AttentionConfig, MemoryConfig, ModelConfig
-from nested_jax.train.comparison import Published, Row, changed_memory, compare, linear_memory, without_convolution
+from nested_jax.train.comparison import (
+    UNTUNED,
+    Published,
+    Row,
+    changed_memory,
+    compare,
+    linear_memory,
+    without_convolution,
+)
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import S_NIAH, needles
 
@@ -58,6 +66,7 @@ RESULT = Published(
     base="lmm",
     bases={"no-persistent": "mag"},
 )
+SWEEP = UNTUNED
 
 
 def no_momentum(config: ModelConfig) -> dict[str, MemoryConfig]:

@@ -5,11 +5,12 @@
     python -m nested_jax train --config=experiments/zoology/figure2.py:deltanet/64
 
 (Arora et al. 2023, arXiv 2312.04927; the recipe of HazyResearch/zoology's `iclr24_zoology_figure2`.) Variants are
-`ROW/LENGTH@BUDGET`: `deltanet/64` and `deltanet/64@small` (minutes on a CPU), `@tiny` (for tests). Sequences of 64,
-128, 256 and 512 symbols hold 4, 8, 16 and 64 pairs, of 8,192 symbols; the accuracy is the mean over the questions of a
-sequence, then over sequences. Two blocks without feed-forward layers; the width is 64 (`--config.model.dim=128`).
+`ROW/LENGTH@BUDGET`: `deltanet/64` and `deltanet/64@small` (half an hour on a core, `titans/64` 80 minutes), `@tiny`
+(for tests). Sequences of 64, 128, 256 and 512 symbols hold 4, 8, 16 and 64 pairs, of 8,192 symbols; the accuracy is the
+mean over the questions of a sequence, then over sequences. Two blocks without feed-forward layers; the width is 64
+(`--config.model.dim=128`).
 
-Measured so far (2026-11-26, seed 0, one core of an AMD EPYC virtual machine; `experiments/zoology/figure2.jsonl`), 64
+Measured (2026-11-26, seed 0, one core of an AMD EPYC virtual machine; `experiments/zoology/figure2.jsonl`), 64
 symbols: attention, linear attention, DeltaNet and Gated DeltaNet 99.8 to 99.9 %, Titans LMM 98.4 %. 128 symbols:
 attention 99.9 %, linear attention 99.6, DeltaNet 99.1, Gated DeltaNet 97.7, Titans LMM 98.2 (on an H100, jax 0.11.2).
 Titans' row has chunks of 4 tokens and no residual in its memory; with the family's chunks of 16 it had 27 % of 64

@@ -32,7 +32,9 @@ Text is read from
   a file, or a folder of files              each file is a document
   x.jsonl (.gz, .zst), or a folder of them  each line is a JSON object, its text in "text"
   x.parquet, or a folder of them            each row is a document, its text in the column "text"
-For example FineWeb-Edu, 10 billion tokens in 14 files of 2 GB:
+For example tiny Shakespeare, one file of 1.1 MB:
+  curl -LO https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
+or FineWeb-Edu, 10 billion tokens in 14 files of 2 GB:
   pip install 'nested_jax[parquet]' huggingface_hub
   hf download HuggingFaceFW/fineweb-edu --repo-type dataset --include 'sample/10BT/*' --local-dir fineweb-edu
 and the path is fineweb-edu/sample/10BT, with 000_00000.parquet to 013_00000.parquet in it.

@@ -18,7 +18,7 @@ ABOUT = """# Results
 Published numbers beside those measured here. Made by `python -m nested_jax table --all` from the records beside the
 experiments (`experiments/PAPER/TABLE.jsonl`, one line per run, with its command, device, versions and date). A number
 is a reproduction only where tier, data, metric and budget are the paper's; what differs is said above each table. What
-was measured before runs were recorded stands in the docstrings of the experiments and counts as not run here.
+the docstrings of experiments say of other budgets, or of runs before they were recorded, counts as not run here.
 """
 
 

@@ -132,6 +132,10 @@ def _cells(comparison: Comparison, row: str, records: Sequence[Record], select: 
         )
         stopped = sum(bool(record.stopped) for record in same)
         cells[column] = Cell(published.get(column), values, settings, stopped, same[0])
+    for column, averaged in comparison.published.means.items():
+        medians = [median for name in averaged if (median := cells[name].median) is not None]
+        values = (statistics.fmean(medians),) if len(medians) == len(averaged) else ()
+        cells[column] = Cell(published.get(column), values)
     return cells
 
 

@@ -32,6 +32,7 @@ class Published:
       values: row, or `ROW@SIZE` where a table has several sizes → column → number.
       measured: column → the metric of a run that it is compared with, `set/score`, behind `PART:` where a row has parts
         that are trained apart. Columns without one are not measured.
+      means: column → the columns that it is the mean of; of ours, where all were run, the mean of the medians.
       unit: a run's metrics times this are in the unit of the table.
       base: in an ablation, the row that the others are compared with: changes of the first column with changes of our
         loss. Further columns stand beside.
@@ -42,6 +43,7 @@ class Published:
     columns: Mapping[str, str]
     values: Mapping[str, Mapping[str, float]]
     measured: Mapping[str, str] = field(default_factory=dict)
+    means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unit: float = 1.0
     base: str | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +82,16 @@ class Sweep:
           ({'optimizer.learning_rate': '1e-3'}, {'optimizer.learning_rate': '3e-3'})
         """
         return tuple(dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values()))
+
+
+UNTUNED = Sweep(
+    differs=dict.fromkeys(
+        ("small", "20m"),
+        "size, budget, text and metric (bits per byte of held-out files, not perplexity); no row's learning rate is "
+        "tuned; see the file's docstring",
+    )
+)
+"""Of tables whose rows are all trained by `compare`, at one learning rate."""
 
 
 @dataclass(frozen=True)

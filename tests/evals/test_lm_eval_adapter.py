@@ -92,7 +92,7 @@ def evaluate(tmp_path_factory):
         yield lambda **options: lm_eval.simple_evaluate(bootstrap_iters=0, **options)
 
 
-# @pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")
 def test_the_harness_agrees_with_our_own_scorer(evaluate, directory, likelihood):
     """Its own templates, metrics and aggregation on the left, ours on the right; every request is the same text."""
     ours = zero_shot(likelihood, directory)

@@ -238,6 +238,15 @@ def test_scores_are_laid_out(scored):
     assert not any("cells only" in note for note in lay(SCORES, scored[:6]).notes)
 
 
+def test_a_mean_of_columns_is_of_ours_where_all_were_run(scored):
+    def mean(*columns):
+        published = dataclasses.replace(SCORES.published, means={"b0": columns})
+        return score_table.lines(dataclasses.replace(SCORES, published=published), scored)[0].cells["b0"]
+
+    assert (mean("a0", "a1").values, mean("a0", "a1").difference) == (((91 + 20) / 2,), (91 + 20) / 2 - 7)
+    assert mean("a0", "b0").values == ()
+
+
 def test_records_are_replaced_and_a_torn_line_is_left_out(tmp_path):
     file = tmp_path / "rows.jsonl"
     records.append(file, run("base", 0, metrics={"x": 1.0}))
