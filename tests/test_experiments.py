@@ -14,8 +14,11 @@ import optax
 import pytest
 
 from nested_jax import config as configs
+from nested_jax import description
 from nested_jax.data import TaskConfig
 from nested_jax.models import build
+from nested_jax.run.comparison import load
+from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import train
 from nested_jax.train.optimizer import make_optimizer
 from nested_jax.train.step import initial_state, make_step
@@ -24,6 +27,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 FOUND = sorted(ROOT.glob("experiments/**/*.py"))
 FILES = [file for file in FOUND if "def get_config(" in file.read_text()]
 SCRIPTS = [file for file in FOUND if file not in FILES]
+TABLES = [file for file in FILES if "RESULT = " in file.read_text()]
+STEPPED: set[str] = set()
 
 
 def batch_shapes(data):
@@ -46,7 +51,10 @@ def test_there_are_experiments():
 @pytest.mark.parametrize("variant", [pytest.param("", marks=pytest.mark.slow), "tiny"])
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 def test_builds_and_steps_abstractly(file, variant):
-    experiment = configs.load(f"{file}:{variant}" if variant else str(file))
+    steps_abstractly(configs.load(f"{file}:{variant}" if variant else str(file)))
+
+
+def steps_abstractly(experiment):
     model = build(experiment.model)
     optimizer = make_optimizer(experiment.optimizer, experiment.steps)
     step = make_step(model, optimizer, experiment.optimizer, experiment.steps)
@@ -54,6 +62,29 @@ def test_builds_and_steps_abstractly(file, variant):
     after, metrics = jax.eval_shape(step, state, batch_shapes(experiment.data))
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("size", [pytest.param("", marks=pytest.mark.slow), "tiny"])
+@pytest.mark.parametrize("file", TABLES, ids=[f"{file.parent.name}-{file.stem}" for file in TABLES])
+def test_every_row_and_every_part_is_a_valid_experiment(file, size):
+    table = load(f"{file}:{size}" if size else str(file))
+    first = next(iter(table.rows))
+    for row, part in {(first, part) for part in table.parts} | {(row, table.parts[0]) for row in table.rows}:
+        experiment = configs.load(table.spec(row, part))
+        assert isinstance(experiment, Experiment)
+        build(experiment.model)
+        make_optimizer(experiment.optimizer, experiment.steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", TABLES, ids=[f"{file.parent.name}-{file.stem}" for file in TABLES])
+def test_every_row_steps_abstractly(file):
+    """At the size for tests, with its first part; of equal experiments one."""
+    table = load(f"{file}:tiny")
+    every = {description.digest(found, ()): found for row in table.rows for found in [configs.load(table.spec(row))]}
+    for digest in every.keys() - STEPPED:
+        steps_abstractly(every[digest])
+        STEPPED.add(digest)
 
 
 @pytest.mark.slow

@@ -173,7 +173,7 @@ def mad(rows: Mapping[str, Row], arg: str) -> Experiment:
     batch = {"tiny": 4, "small": 4_096 // task.length}.get(size, 128)
     if size == "tiny":
         few = {"train_examples": 16, "validation_examples": 8, "test_examples": 8}
-        task = replace(task, **few, copies=min(task.copies, 3), length=16)
+        task = replace(task, **few, copies=min(task.copies, 3), length=20)
     shape: dict[str, Any] = {"vocab_size": task.vocab_size, "layers": 2, "expansion": 8 / 3}
     short = SIZES["small"]._replace(chunk=4)
     model = rows[row].model("tiny", **shape) if size == "tiny" else rows[row].model(short, dim=128, **shape)
