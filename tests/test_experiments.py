@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import shutil
 import sys
 
 import jax
@@ -17,6 +18,7 @@ from nested_jax import config as configs
 from nested_jax import description
 from nested_jax.data import TaskConfig
 from nested_jax.models import build
+from nested_jax.run import results
 from nested_jax.run.comparison import load
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.loop import train
@@ -85,6 +87,16 @@ def test_every_row_steps_abstractly(file):
     for digest in every.keys() - STEPPED:
         steps_abstractly(every[digest])
         STEPPED.add(digest)
+
+
+@pytest.mark.slow
+def test_every_row_of_the_results_is_that_of_the_records(tmp_path, monkeypatch):
+    """`table --all` writes the document that is here."""
+    monkeypatch.setattr(results, "picture", lambda laid, output: None)
+    folder = shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    (folder / results.NAME).unlink()
+    results.write(folder)
+    assert (folder / results.NAME).read_text() == (ROOT / "experiments" / results.NAME).read_text()
 
 
 @pytest.mark.slow
