@@ -95,11 +95,14 @@ def cells(line: Line) -> list[str]:
         printed = "" if published is None else f"{published:g} "
         return f"{printed}({'–' if ours is None else f'{ours:.2f}'})"
 
+    bits = "" if not line.bits else f"{statistics.median(line.bits):.4f}"
+    if len(line.bits) > 1:
+        bits += f" ({min(line.bits):.4f} to {max(line.bits):.4f})"
     return [
         line.title,
         "" if line.published is None else f"{line.published:g}",
         "" if line.published_change is None else percent(line.published_change),
-        f"{statistics.median(line.bits):.4f}" if line.bits else "diverged" if line.diverged else "not run",
+        bits if line.bits else "diverged" if line.diverged else "not run",
         percent(statistics.median(line.changes)) if line.changes else "",
         f"{percent(min(line.changes))} to {percent(max(line.changes))}" if line.changes else "",
         f"{len(line.bits)}, {line.diverged} diverged" if line.diverged else str(len(line.bits)),

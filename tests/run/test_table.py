@@ -138,6 +138,7 @@ def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
     assert "measured on 2 × a processor (python 3.11.7); 2026-11-25" in text
     with (tmp_path / "table.csv").open() as file:
         rows = {row["row"]: row for row in csv.DictReader(file)}
+    assert rows["BETTER"]["bits/byte"] == "1.9500 (1.9000 to 2.0000)"
     assert rows["BETTER"]["change, median"] == "-4.88 %"
     assert rows["BETTER"]["range"] == "-5.00 % to -4.76 %"
     assert rows["LOST"]["seeds"] == "0, 1 diverged"
