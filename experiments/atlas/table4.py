@@ -15,9 +15,9 @@ selective copying 23, 80, 62 and 37; recall from noise 31, 100, 100 and 98; comp
 7, 8, 8 and 8. That is a twentieth of the benchmark's steps, with batches of 16 to 128 sequences in the place of 128. A
 cell of OmegaNet took 16 to 56 minutes. Of Atlas only memorization was run, on an H100 with jax 0.11.2: 100 %, at 15,000
 to 34,000 tokens a second while other programs shared the GPU (its record counts six minutes in which it was stopped).
-It orthogonalises matrices per token and head: 510 billion operations an update, of which nine in ten are
-Newton-Schulz's, 36 seconds of a core's time (recall from noise, `--config.microbatches=8`, 2026-11-27), ten hours a
-cell. The other four cells want a GPU.
+It orthogonalises matrices per token and head: 510 billion operations in matrix products for a gradient
+(`nested_jax.run.jaxpr_flops`), nine in ten of them Newton-Schulz's, and an update took 36 seconds of a core's time
+(recall from noise, `--config.microbatches=8`, three updates, 2026-11-27): ten hours a cell. The other four want a GPU.
 """
 
 from nested_jax.train.comparison import Published, Row, without_positions

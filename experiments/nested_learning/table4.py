@@ -7,8 +7,8 @@
     python -m nested_jax train --config=experiments/nested_learning/table4.py:hope/compression
 
 Variants are `ROW/TASK@BUDGET`: `titans/compression` and `titans/compression@small` (1,000 steps of 4,096 symbols; on a
-core that other runs shared 4 to 6 minutes of attention, 18 to 43 of Titans, some 75 of Hope; on an H100 that other runs
-shared Hope learned 50,000 symbols a second), `@tiny` (for tests), `@170m` for the benchmark's 200 epochs (20,000 steps;
+core that other runs shared 4 to 6 minutes of attention, 18 to 43 of Titans, 78 to 85 of Hope; on a shared H100
+Hope learned 50,000 symbols a second), `@tiny` (for tests), `@170m` for the benchmark's 200 epochs (20,000 steps;
 the model is the same, of width 128).
 
 What was measured of Titans and attention is in `experiments/atlas/table4.py`: these are the same runs. Hope (2026-11-26

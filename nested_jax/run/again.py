@@ -20,7 +20,7 @@ def commands(comparison: Comparison, records: Sequence[Record]) -> list[tuple[st
 
 
 def command(comparison: Comparison, row: str, recorded: Sequence[Record]) -> str:
-    """Runs what is recorded of a row again, with its parts, seeds and settings; all of it where nothing is."""
+    """Runs what is recorded of a row again: its parts, times all its seeds and settings; all of it where nothing is."""
     flags, fields = [f"--rows={row}"], dict(comparison.overrides)
     if recorded:
         flags.append("--again")
