@@ -32,14 +32,17 @@ from nested_jax.train.comparison import Published, Row, Sweep, changed_memory, v
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import on_mqar
 
+LENGTHS = {"64": 4, "128": 8, "256": 16, "512": 64}
 PARTS = {
-    length: f"{length} symbols, {pairs} pairs" for length, pairs in (("64", 4), ("128", 8), ("256", 16), ("512", 64))
+    length + suffix: f"{length} symbols, {pairs} pairs, {width}"
+    for suffix, width in (("", "width 64"), ("-d128", "width 128"))
+    for length, pairs in LENGTHS.items()
 }
 RESULT = Published(
     source="Zoology, arXiv 2312.04927, figure 2, prints no numbers (accuracy in %)",
     columns=PARTS,
     values={},
-    measured={length: f"{length}:test/example" for length in PARTS},
+    measured={part: f"{part}:test/example" for part in PARTS},
     unit=100,
 )
 SWEEP = Sweep(
@@ -65,5 +68,7 @@ ROWS = {
 def get_config(arg: str = "") -> Experiment:
     """The experiment of a row at a length with a budget; see the file's docstring."""
     row, part, size = variant(ROWS, arg, PARTS)
-    task = replace(zoology_figure2(int(part)), train_examples=100_000, validation_examples=500, test_examples=1_000)
-    return on_mqar(ROWS[row], size, task, steps=4_000, batch_size=64)
+    length, _, width = part.partition("-d")
+    task = replace(zoology_figure2(int(length)), train_examples=100_000, validation_examples=500, test_examples=1_000)
+    fields = {"dim": int(width)} if width else {}
+    return on_mqar(ROWS[row], size, task, steps=4_000, batch_size=64, **fields)

@@ -91,7 +91,7 @@ def on_questions(
     return on_task(model, task, steps=steps, batch_size=batch_size, optimizer=optimizer)
 
 
-def on_mqar(row: Row, size: str, task: MQAR, *, steps: int, batch_size: int) -> Experiment:
+def on_mqar(row: Row, size: str, task: MQAR, *, steps: int, batch_size: int, **fields: Any) -> Experiment:
     """A row of a table of associative recall, at "small" with two blocks of width 64 and hardly a feed-forward layer.
 
     Args:
@@ -100,6 +100,7 @@ def on_mqar(row: Row, size: str, task: MQAR, *, steps: int, batch_size: int) -> 
       task: what is recalled.
       steps: updates.
       batch_size: sequences of each.
+      **fields: of the model, in the place of the size's.
     """
     if size == "tiny":
         few = {"train_examples": 16, "validation_examples": 4, "test_examples": 4}
@@ -110,7 +111,7 @@ def on_mqar(row: Row, size: str, task: MQAR, *, steps: int, batch_size: int) -> 
         weight_decay=0.1,
         groups=(Group(parameters="embedding|scale|bias|convolve|gates|initial", weight_decay=0.0),),
     )
-    model = row.model(size, vocab_size=task.vocab_size, expansion=1 / 8)
+    model = row.model(size, vocab_size=task.vocab_size, expansion=1 / 8, **fields)
     return on_task(model, task, steps=steps, batch_size=batch_size, optimizer=optimizer)
 
 
