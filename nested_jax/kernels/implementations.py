@@ -19,7 +19,7 @@ IMPLEMENTATIONS = ("auto", "xla", "gram", *KERNELS)
 _KERNEL_SIZES = {"pallas_tpu": (64, 128, 256), "mosaic_gpu": (64, 128)}
 _KERNEL_DTYPES = {"pallas_tpu": ("bfloat16", "float32"), "mosaic_gpu": ("bfloat16",)}
 _GRAM_SAVES = 5 / 6
-_GRAM_ROWS = 64
+_GRAM_ROWS = 16
 
 
 def orthogonalize(
@@ -68,9 +68,9 @@ def orthogonalize(
       pass runs the iteration again, and saves the input alone. They do not split themselves over devices: call them
       inside `jax.shard_map`. That for GPUs equals `"xla"` on an H100 (2026-11-26); that for TPUs has been interpreted,
       lowered and compiled on a CPU, and not yet run.
-    - `"auto"` takes, on a CPU, the Gram form for float32 where it saves a sixth of the operations or more and `"xla"`
-      elsewhere; on an accelerator a kernel if it takes the input and the program runs on one device or inside
-      `jax.shard_map` over all axes of the mesh, and `"xla"` elsewhere.
+    - `"auto"` takes, on a CPU, the Gram form for float32 matrices of 16 rows or more where it saves a sixth of the
+      operations or more, and `"xla"` elsewhere; on an accelerator a kernel if it takes the input and the program runs
+      on one device or inside `jax.shard_map` over all axes of the mesh, and `"xla"` elsewhere.
 
     Matrices may lie on any mesh, split over any of their axes, be these automatic or explicit; the result lies as `x`.
 

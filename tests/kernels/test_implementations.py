@@ -282,9 +282,9 @@ class TestChoice:
 
     def test_on_a_cpu(self):
         assert self.chosen(8, 64, 64) == "xla"
-        assert self.chosen(64, 256) == self.chosen(2, 256, 64) == "gram"
+        assert self.chosen(64, 256) == self.chosen(2, 256, 64) == self.chosen(64, 16) == "gram"
         assert self.chosen(64, 96) == "xla"  # as many operations
-        assert self.chosen(16, 64) == "xla"  # too small for operations to count
+        assert self.chosen(8, 32) == "xla"  # too small for operations to count
         assert self.chosen(64, 256, dtype=jnp.bfloat16) == "xla"
         with jax.enable_x64(True):
             assert self.chosen(64, 256, dtype=jnp.float64) == "xla"
