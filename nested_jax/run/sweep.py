@@ -87,7 +87,7 @@ def sweep(
         new += 1
         left = (time.perf_counter() - began) / new * (len(runs) - number)
         shown = ", ".join(f"{metric} {value:.4f}" for metric, value in record.metrics.items()) or record.stopped
-        print(f"{label}: {shown}; at most {duration(left)} left")
+        print(f"{label}: {shown}" + (f"; at most {duration(left)} left" if number < len(runs) else ""))
 
 
 def _run(
