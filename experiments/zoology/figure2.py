@@ -22,7 +22,11 @@ Of width 128 (2026-11-27, seed 0, one core; `--config.microbatches=32` makes Del
 there), 64 symbols: attention 99.2 %, linear attention 99.98, DeltaNet and Gated DeltaNet 100. Titans LMM learned it,
 too, and stopped at step 1,622, its loss not a number from one step to the next: 0.01 nats at step 1,200; at step 1,600
 the inner loss of its second memory was 31 before and 740 after its steps, 0.8 and 0.2 in the first. Half the learning
-rates (`--config.model.memory.max_learning_rate=0.125`) do not mend it: that run stopped at step 1,356.
+rates (`--config.model.memory.max_learning_rate=0.125`) do not mend it: that run stopped at step 1,356. There it was
+looked into, at step 1,350: most of a sequence is zeros, whose keys are equal, so that the four gradients of a chunk add
+up, and a head of the second memory, whose rates for them had risen to the upper end (0.122), answered with 6 at place
+14 of one sequence and with 10^9 at place 59. What it answers is normalised, so that the loss did not show it until it
+overflowed.
 
 The figure prints no numbers: attention solves all of it at every width. Differs from the recipe: every row has a short
 convolution where its family has one (attention has none, and rotary positions in the place of learned ones), 4,000
