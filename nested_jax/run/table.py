@@ -144,19 +144,22 @@ def table(comparison: Comparison, workdir: pathlib.Path) -> str:
 
 
 def picture(laid: Laid, output: pathlib.Path, columns: int = 6) -> None:
-    """Draws the numbers: the published ones as bars, ours as points, one per seed."""
+    """Draws the numbers: the published ones as bars, ours as points, one per seed; columns without any are left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(columns, len(laid.panels))
-    lines, rows = -(-len(laid.panels) // columns), max(len(panel.rows) for panel in laid.panels)
+    panels = [
+        panel for panel in laid.panels if any(panel.ours) or any(value is not None for value in panel.published)
+    ] or laid.panels
+    columns = min(columns, len(panels))
+    lines, rows = -(-len(panels) // columns), max(len(panel.rows) for panel in panels)
     size = (9, 1.5 + 0.45 * rows) if columns == 1 else (2 + 2.4 * columns, lines * (1.2 + 0.3 * rows))
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     grid: Any = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(laid.panels) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.axis("off")
-    for panel, axes in zip(laid.panels, grid.flat, strict=False):
+    for panel, axes in zip(panels, grid.flat, strict=False):
         places = range(len(panel.rows))
         axes.barh(places, [value or 0 for value in panel.published], color="0.8", height=0.7, label="published")
         points = [(value, place) for place, values in zip(places, panel.ours, strict=True) for value in values]

@@ -17,7 +17,7 @@ from nested_jax.run.main import main
 from nested_jax.run.records import Record
 from nested_jax.run.results import found, write
 from nested_jax.run.sweep import sweep
-from nested_jax.run.table import lay, table
+from nested_jax.run.table import Laid, Panel, lay, picture, table
 from nested_jax.train.comparison import Published, Row, Sweep
 from nested_jax.train.loop import TrainingStopped
 from nested_jax.train.report import Report
@@ -127,6 +127,17 @@ def test_signs_are_compared_seed_by_seed(ablated):
     assert lines["BASE"].others == ((100, None),)
     assert lines["WORSE"].others == ((10 * PRINTED["worse"], pytest.approx(56.25)),)
     assert lines["LOST"].others == ((None, None),)
+
+
+def test_a_picture_leaves_out_columns_without_numbers(tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    zeros, empty = Panel("zeros", ("a",), (0.0,), ((),)), Panel("empty", ("a",), (None,), ((),))
+
+    def width(*panels):
+        picture(Laid("table", (), (), (), (), panels, (), True), tmp_path / "table.png")
+        return image.imread(tmp_path / "table.png").shape[1]
+
+    assert width(zeros, empty, zeros) == width(zeros, zeros) < width(zeros, zeros, zeros) == width(empty, empty, empty)
 
 
 def test_an_ablation_is_text_markdown_csv_and_a_picture(ablated, tmp_path):
