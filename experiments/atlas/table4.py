@@ -18,7 +18,7 @@ to 34,000 tokens a second while other programs shared the GPU (its record counts
 It orthogonalises matrices per token and head: 510 billion operations in matrix products for a gradient
 (`nested_jax.run.jaxpr_flops`), nine in ten of them Newton-Schulz's, and an update took 36 seconds of a core's time
 (recall from noise, `--config.microbatches=8`, three updates, 2026-11-27): ten hours a cell. With Newton-Schulz in the
-Gram form and 32 parts of one sequence an update took 43 seconds of half a core (ten updates, the same day): six hours.
+Gram form and `--config.microbatches=32` it takes 21 seconds (15 updates, a core of its own, the same day): six hours.
 The other four want a GPU.
 """
 

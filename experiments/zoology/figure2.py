@@ -7,8 +7,8 @@
 (Arora et al. 2023, arXiv 2312.04927; the recipe of HazyResearch/zoology's `iclr24_zoology_figure2`.) Variants are
 `ROW/LENGTH@BUDGET`: `deltanet/64` and `deltanet/64@small` (half an hour on a core, `titans/64` 80 minutes), `@tiny`
 (for tests). Sequences of 64, 128, 256 and 512 symbols hold 4, 8, 16 and 64 pairs, of 8,192 symbols; the accuracy is the
-mean over the questions of a sequence, then over sequences. Two blocks without feed-forward layers, of width 64, or of
-128 at a length with `-d128` behind it: `deltanet/64-d128`.
+mean over the questions of a sequence, then over sequences. Two blocks without feed-forward layers, of
+width 64 at "small", or of 128 at a length with `-d128` behind it: `deltanet/64-d128`.
 
 Measured (2026-11-26, seed 0, one core of an AMD EPYC virtual machine; `experiments/zoology/figure2.jsonl`), 64
 symbols: attention, linear attention, DeltaNet and Gated DeltaNet 99.8 to 99.9 %, Titans LMM 98.4 %. 128 symbols:
@@ -42,11 +42,10 @@ from nested_jax.train.comparison import Published, Row, Sweep, changed_memory, v
 from nested_jax.train.experiment import Experiment
 from nested_jax.train.protocols import on_mqar
 
-LENGTHS = {"64": 4, "128": 8, "256": 16, "512": 64}
 PARTS = {
-    length + suffix: f"{length} symbols, {pairs} pairs, {width}"
-    for suffix, width in (("", "width 64"), ("-d128", "width 128"))
-    for length, pairs in LENGTHS.items()
+    f"{length}{suffix}": f"{length} symbols, {zoology_figure2(length).pairs} pairs, width {width}"
+    for suffix, width in (("", 64), ("-d128", 128))
+    for length in (64, 128, 256, 512)
 }
 RESULT = Published(
     source="Zoology, arXiv 2312.04927, figure 2, prints no numbers (accuracy in %)",

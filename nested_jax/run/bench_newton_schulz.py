@@ -105,7 +105,7 @@ def table(scale: int, rounds: int) -> str:
         for shape in ((4096, 64, 64), (1024, 128, 128)):
             case("square", square(kernels=True), shape, dtype=jnp.bfloat16)
     long = {name: functools.partial(orthogonalize, implementation=name) for name in ("xla", "gram")}
-    for shape in ((512, 32, 128), (1, 512, 2048)):
+    for shape in ((512, 16, 64), (512, 32, 128), (1, 512, 2048)):
         case("wide", long, shape)
     case("window", window(), (512, 16, 64), (512, 16, 64), (512, 64))
     return f"\n{text_table(HEADINGS, found)}"

@@ -20,6 +20,7 @@ def test_the_table_has_a_row_for_every_case_implementation_and_pass(capsys):
     expected = {
         "square 32×4×4 float32": ("xla", "optax"),
         "square 8×8×8 float32": ("xla", "optax"),
+        "wide 32×1×4 float32": ("xla", "gram"),
         "wide 32×2×8 float32": ("xla", "gram"),
         "wide 1×32×128 float32": ("xla", "gram"),
         "window 32×1×4 float32": ("full", "low rank"),

@@ -7,6 +7,7 @@ import re
 import shlex
 
 import pytest
+from matplotlib import image
 
 from nested_jax.evals.zero_shot import table_columns
 from nested_jax.models import SIZES
@@ -130,7 +131,6 @@ def test_signs_are_compared_seed_by_seed(ablated):
 
 
 def test_a_picture_leaves_out_columns_without_numbers(tmp_path):
-    image = pytest.importorskip("matplotlib.image")
     zeros, empty = Panel("zeros", ("a",), (0.0,), ((),)), Panel("empty", ("a",), (None,), ((),))
 
     def width(*panels):
@@ -468,5 +468,5 @@ def test_a_sweep_trains(tmp_path, capsys):
     assert main(["sweep", *arguments, "--rows=lmm,linear", "--seeds=1"]) == 0
     printed = capsys.readouterr().out
     assert "2/2 linear, seed 1: step 20/20" in printed
-    (line,) = (line for line in printed.splitlines() if line.startswith("Linear memory"))
+    (line,) = (line for line in printed.splitlines() if line.startswith("Linear memory "))
     assert "%" in line
