@@ -62,7 +62,7 @@ So a^n b^n and Shuffle-2 grow with training, and a^n b^n c^n does not: its loss 
 on, and what a model does with longer strings is no longer what it learns. The protocol trains twenty times as long
 as 4,800 steps, and chooses by both bins.
 
-Depth is not what is missing (Hope, 1e-3, 400 steps, seeds 0, 1 and 2 one after the other, of Shuffle-2 seed 0 alone,
+More depth did not help in 400 steps (Hope, 1e-3, seeds 0, 1 and 2 one after the other, of Shuffle-2 seed 0 alone,
 2026-11-27; `--config.model.layers=1`, and 4, with half and twice the parameters of two blocks):
 
 =============  ===================  ===================  ===================
@@ -75,7 +75,8 @@ a^n b^n c^n    bin 0 100, 100, 100  bin 0 100, 100, 94   bin 0 57, 51, 100
 Shuffle-2      bin 0 100; bin 1 28  bin 0 97; bin 1 27   bin 0 91; bin 1 23
 =============  ===================  ===================  ===================
 
-One block counts within the trained lengths as well as two, four learn more slowly, and none does it beyond them.
+One block counts within the trained lengths as well as two, four learn more slowly, and none does it beyond them. What
+four do with more steps was not measured.
 
 Strings are padded, by up to 144 equal symbols here. Until padding was read as a document of its own
 (`nested_jax.data.batches.padding`) Titans stopped on two seeds of three of a^n b^n c^n, its gradient not a number: in

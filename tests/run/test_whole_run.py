@@ -202,7 +202,7 @@ def test_eval(runs, capsys):
     printed = capsys.readouterr().out
     assert "1,984 validation bytes" in printed
     assert [line.split()[0] for line in printed.splitlines()[-2:]] == ["16", "64"]
-    assert main([*command, "--stream=60000", "--chunk=1000"]) == 0
+    assert main([*command, "--stream=120000", "--chunk=1000"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"the context is the [\d,]+ validation bytes, then training bytes", printed)
     assert "time per token, last" in printed

@@ -87,19 +87,19 @@ def test_only_trained_places_count():
 
 
 @pytest.mark.parametrize("config", [ModelConfig, pytest.param(AutoEncoderConfig, marks=pytest.mark.slow)])
-def test_logits_are_made_of_the_places_that_count(config):
-    model = build(config(vocab_size=97, dim=8, layers=1))
+def test_logits_are_made_of_the_places_that_count(config, x64):
+    model = build(config(vocab_size=97, dim=8, layers=1, dtype="float64"))
     inputs = np.random.default_rng(0).integers(0, 97, (3, 12))
     trained = np.zeros((3, 12), bool)
     trained[0, [2, 11]] = trained[1, 7] = True
     batch = {"inputs": inputs, "targets": np.roll(inputs, -1, 1), "trained": trained}
-    params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
+    params = jax.tree.map(np.float64, jax.jit(model.init)(jax.random.key(0), inputs)["params"])
 
     def of(answers):
         return jax.value_and_grad(lambda params: loss(model, params, batch, answers=answers))
 
     few, every = (jax.jit(of(answers))(params) for answers in (2, None))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), few, every)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), few, every)
     assert "3,12,97" in str(jax.make_jaxpr(of(None))(params))
     assert "3,12,97" not in str(jax.make_jaxpr(of(2))(params))
 
